@@ -1,0 +1,51 @@
+# `make demo` and `make test` set up all they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := demo
+OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS
+# The demo keeps to itself: its runs, its private share, its data.
+DEMO_PATHS := paths.runs=$(DEMO)/runs paths.private=$(DEMO)/private
+# A script that finished, but held something back or failed on single items, exits with 3.
+FINISHED := || test $$? -eq 3
+
+.PHONY: setup demo test test-slow check format docs clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	@$(BIN)/python generate_triplets.py $(DEMO_PATHS) output_dir=$(DEMO)/triplets $(FINISHED)
+	@$(BIN)/python anonymize.py $(DEMO_PATHS) triplets=$(DEMO)/triplets output_dir=$(DEMO)/redacted $(FINISHED)
+	@$(BIN)/python train.py editor=tiny editor.trainable=full $(DEMO_PATHS) pairs=$(DEMO)/redacted output_dir=$(DEMO)/training $(FINISHED)
+	@$(BIN)/python anonymize.py editor=tiny editor.trainable=full $(DEMO_PATHS) triplets=$(DEMO)/triplets adapter=$(DEMO)/training write_pairs=false output_dir=$(DEMO)/edited $(FINISHED)
+	@$(BIN)/python evaluate.py $(DEMO_PATHS) 'runs=[$(DEMO)/redacted,$(DEMO)/edited]' output_dir=$(DEMO)/evaluation $(FINISHED)
+	@$(BIN)/python -m unsafe2safe.jobs.demo $(DEMO)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)
+	$(BIN)/python -m unsafe2safe.jobs.config_page > docs/config.md
+
+clean:
+	rm -rf $(DEMO)

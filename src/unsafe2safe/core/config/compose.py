@@ -1,0 +1,99 @@
+"""From overrides to a checked configuration, with one clear line for each mistake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from unsafe2safe.core.config.components import explain, nearest
+from unsafe2safe.core.config.schema import SCRIPTS, Common
+from unsafe2safe.core.errors import ConfigError
+from unsafe2safe.core.ledger import flatten
+
+
+def config_dir() -> Path:
+    """The configuration tree: inside the installed package, or beside ``src`` in a checkout."""
+    package = Path(__file__).resolve().parents[2]
+    for candidate in (package / "configs", package.parents[1] / "configs"):
+        if (candidate / "base.yaml").is_file():
+            return candidate
+    raise ConfigError("the package was installed without its configs folder")
+
+
+def compose_config(script: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose ``configs/<script>.yaml`` with Hydra overrides.
+
+    Raises:
+        ConfigError: one line with the nearest right key or group choice.
+    """
+    try:
+        return _compose(script, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain_hydra(script, error) from None
+
+
+def _compose(script: str, overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose(config_name=script, overrides=list(overrides))
+
+
+def explain_hydra(script: str, error: Exception) -> ConfigError:
+    """Hydra's and OmegaConf's complaints as one line."""
+    text = str(error)
+    missing = re.search(r"Could not find '([^']+)'", text)
+    if missing:
+        group, _, choice = missing[1].rpartition("/")
+        choices = [path.stem for path in (config_dir() / group).glob("*.yaml")]
+        return ConfigError(f"{group}={choice} does not exist{nearest(choice, choices)}")
+    override = re.search(r"Could not override '\+?([^'=]+)'", text)
+    unknown = override or re.search(r"Key '([^']+)' is not in struct", text)
+    if unknown:
+        key = unknown[1]
+        try:
+            base = OmegaConf.to_container(_compose(script, ()), resolve=False)
+            known = list(flatten(cast(Mapping[str, Any], base)))
+        except (HydraException, OmegaConfBaseException):
+            known = []
+        groups = [name.split(".")[0] for name in known]
+        return ConfigError(f"unknown key {key!r}{nearest(key, [*known, *groups])}")
+    return ConfigError(text.strip().splitlines()[0])
+
+
+def check_config(script: str, config: DictConfig) -> Common:
+    """Resolve interpolations, refuse unset values (``???``), check types and bounds.
+
+    Raises:
+        ConfigError: one line that names the key.
+    """
+    unset = sorted(OmegaConf.missing_keys(config))
+    if unset:
+        raise ConfigError(f"{unset[0]} is not set (give {unset[0]}=...)")
+    try:
+        content = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    schema = SCRIPTS[script]
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        owner: Any = schema
+        for part in fault["loc"][:-1]:
+            owner = getattr(owner, "model_fields", {}).get(part)
+            owner = getattr(owner, "annotation", None)
+        raise explain(error, "", getattr(owner, "model_fields", schema.model_fields)) from None
+
+
+def load(script: str, overrides: Sequence[str] = ()) -> Common:
+    """Compose and check in one call; what the Python API and the tests use."""
+    return check_config(script, compose_config(script, overrides))

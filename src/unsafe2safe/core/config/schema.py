@@ -1,0 +1,224 @@
+"""Typed configuration of the four scripts. Values live in ``configs/``, types and bounds here.
+
+Sections with a ``_target_`` (data set, editor, ...) are checked against their class's own fields
+when they are built (:mod:`unsafe2safe.core.config.components`). This module imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from unsafe2safe.core.config.components import Strict
+from unsafe2safe.core.records import Category
+
+Component = dict[str, Any]
+Fraction = float
+
+
+class Paths(Strict):
+    data: Path = Field(description="Where data sets lie; `U2S_DATA` in the environment sets it.")
+    runs: Path = Field(description="Where run folders are made.")
+    private: Path = Field(
+        description="Private captions, findings, quarantine; mode 0700, never inside a run folder."
+    )
+
+
+class Engine(Strict):
+    unit_size: PositiveInt = Field(
+        description="Images per work unit. Equal results are promised for equal unit sizes."
+    )
+    threads: NonNegativeInt = Field(
+        description="Threads of each embedded model; 0 leaves the choice to its library."
+    )
+
+
+class Vision(Strict):
+    face_threshold: float = Field(gt=0, lt=1, description="Least score of a face, Stage 1.")
+    strict_face_threshold: float = Field(
+        gt=0, lt=1, description="Least score of a face when an edited image is verified."
+    )
+    face_long_side: PositiveInt = Field(
+        description="Images are brought to this long side before faces are searched, pixels."
+    )
+    text_threshold: float = Field(gt=0, lt=1, description="Least score of a line of text.")
+    object_threshold: float = Field(gt=0, lt=1, description="Least score of an object.")
+    gender: bool = Field(description="Infer gender of faces. Off unless you have a lawful reason.")
+
+
+class Logger(Strict):
+    name: Literal["none", "csv", "wandb"] = Field(
+        description=(
+            "Where metrics of a run are logged: nowhere, `metrics.csv` in the run folder, or that "
+            "and W&B."
+        )
+    )
+    project: str = Field(description="Project name, for trackers that have projects.")
+    online: bool = Field(description="Send to the tracker's server; false keeps all on this disk.")
+    log_private: bool = Field(
+        description="Let originals and private captions through the privacy guard."
+    )
+
+
+class Common(Strict):
+    """What every script takes."""
+
+    seed: NonNegativeInt = Field(description="Seed of everything random.")
+    output_dir: Path | None = Field(
+        description="Run folder; null derives it from the configuration, under `paths.runs`."
+    )
+    existing: Literal["resume", "refuse", "overwrite"] = Field(
+        description="What to do with a run folder that exists."
+    )
+    mode: Literal["run"] = Field(description="What the script does.")
+    paths: Paths
+    dataset: Component
+    engine: Engine
+    vision: Vision
+    logger: Logger
+
+
+class GenerateTriplets(Common):
+    stage1: Component
+
+
+class Verify(Strict):
+    max_attempts: PositiveInt = Field(
+        description="Edits tried per image, each stronger than the last, before it is held back."
+    )
+    faces: Literal["editor", "absent", "identity"] = Field(
+        description=(
+            "`absent`: no face may be found in the edited image. `identity`: faces may stay if "
+            "none is near its source. `editor`: as the editor declares."
+        )
+    )
+    identity_distance: PositiveFloat = Field(
+        description="Least distance (L2) of an edited face from the face it replaces."
+    )
+    leak_ratio: float = Field(
+        ge=0, le=100, description="A source string counts as readable from this similarity on."
+    )
+    min_outside_ssim: float = Field(
+        ge=-1, le=1, description="Least SSIM with the source outside the masks."
+    )
+    min_contrast: PositiveFloat = Field(
+        description="Least standard deviation of the luma (0-255): below, the image is constant."
+    )
+    max_noise: PositiveFloat = Field(
+        description="Greatest noise inside the masks, as a multiple of the source image's own."
+    )
+
+
+class Publish(Strict):
+    format: Literal["keep", "png", "jpeg"] = Field(description="File format of published images.")
+    quality: int = Field(ge=1, le=100, description="JPEG and WebP quality.")
+    names: Literal["keep", "hash"] = Field(
+        description="Published names. Names that hold a finding's text are hashed in any case."
+    )
+    keep_tags: tuple[Literal["copyright", "digital_source_type", "icc"], ...] = Field(
+        description="Metadata allowed in published files; all else is stripped and verified."
+    )
+
+
+class Anonymize(Common):
+    triplets: Path | None = Field(
+        description="Run folder of generate_triplets.py; null takes the newest complete one."
+    )
+    editor: Component
+    batch_size: PositiveInt = Field(description="Images decoded, edited and verified together.")
+    adapter: Path | None = Field(
+        description="Run folder of train.py whose adapter the editor loads; null: none."
+    )
+    region: Literal["full", "composite"] = Field(
+        description=(
+            "`full`: the edited frame as it is. `composite`: pasted into the source through the "
+            "masks, so that outside them every pixel is the source's."
+        )
+    )
+    margin: float = Field(
+        ge=0,
+        le=2,
+        description="Masks are grown by this share of each region's size; for text, of its height.",
+    )
+    mask_categories: tuple[Category, ...] = Field(description="Regions that are masked.")
+    verify: Verify
+    publish: Publish
+    write_pairs: bool = Field(description="Write the training pairs of anonymized images.")
+    min_pair_outside_ssim: float = Field(
+        ge=-1, le=1, description="Least outside-mask SSIM of a training pair."
+    )
+
+
+class Trainer(Strict):
+    max_steps: PositiveInt = Field(description="Optimizer steps in all.")
+    batch_size: PositiveInt = Field(description="Pairs per step.")
+    learning_rate: PositiveFloat = Field(description="Peak learning rate.")
+    warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up.")
+    weight_decay: float = Field(ge=0, description="AdamW weight decay.")
+    gradient_clip: PositiveFloat | None = Field(description="Gradient norm bound; null: none.")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        description="Lightning precision. LoRA weights stay in fp32."
+    )
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = Field(
+        description="Where to train; `auto` takes a GPU where there is one."
+    )
+    checkpoint_every: PositiveInt = Field(description="Steps between checkpoints.")
+    log_every: PositiveInt = Field(description="Steps between logged rows.")
+    gradient_check: bool = Field(
+        description="Probe before training that exactly the trainable weights get gradients."
+    )
+
+
+class Train(Common):
+    pairs: Path | None = Field(
+        description="Run folder of anonymize.py with pairs; null takes the newest complete one."
+    )
+    editor: Component
+    objective: Component
+    trainer: Trainer
+
+
+class Report(Strict):
+    include_originals: bool = Field(description="Show original pictures in the report.")
+    max_pictures: NonNegativeInt = Field(description="Published pictures in the report, at most.")
+
+
+class Evaluate(Common):
+    runs: tuple[Path, ...] | None = Field(
+        description="Run folders of anonymize.py; null takes the newest complete one."
+    )
+    originals: Path | None = Field(description="Folder of original images, with `edited`.")
+    edited: Path | None = Field(description="Folder of edited images made by any tool.")
+    metrics: dict[str, Component] = Field(description="Metrics, by name, in the report's order.")
+    references: tuple[Literal["identity", "blur"], ...] = Field(
+        description="Reference rows computed beside the runs."
+    )
+    blur_sigma: PositiveFloat = Field(
+        description=(
+            "Gaussian sigma of the reference row `blur` (the whole frame is blurred), as a share "
+            "of the image's long side."
+        )
+    )
+    mask_margin: float = Field(
+        ge=0,
+        le=2,
+        description=(
+            "What counts as inside a mask: regions grown by this share of their size, the same for "
+            "every row, whatever margin a run was edited with."
+        ),
+    )
+    mask_categories: tuple[Category, ...] = Field(
+        description="Regions that make up the masks of inside and outside."
+    )
+    bootstrap: PositiveInt = Field(description="Bootstrap samples behind each interval.")
+    report: Report
+
+
+SCRIPTS: dict[str, type[Common]] = {
+    "generate_triplets": GenerateTriplets,
+    "anonymize": Anonymize,
+    "train": Train,
+    "evaluate": Evaluate,
+}

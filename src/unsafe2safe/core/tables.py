@@ -1,0 +1,151 @@
+"""Parquet files of records: one schema per record type, written whole, read back checked.
+
+Private tables are read with pyarrow too, never through ``datasets``, whose cache would keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+
+from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.files import atomic_path
+from unsafe2safe.core.records import Outcome, Pair, PrivateRecord, Region, Triplet
+
+_BOX = pa.list_(pa.float64(), 4)
+_PROVENANCE = pa.struct(
+    [
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("prompt_hash", pa.string()),
+        ("seed", pa.int64()),
+        ("schema_version", pa.int64()),
+    ]
+)
+_FINDING = pa.struct(
+    [
+        ("category", pa.string()),
+        ("score", pa.float64()),
+        ("source", pa.string()),
+        ("box", _BOX),
+        ("text", pa.string()),
+    ]
+)
+_REGION_FIELDS = [
+    ("image_id", pa.string()),
+    ("box", _BOX),
+    ("category", pa.string()),
+    ("score", pa.float64()),
+    ("source", pa.string()),
+]
+_CHECK = pa.struct(
+    [
+        ("name", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+        ("passed", pa.bool_()),
+    ]
+)
+_ATTEMPT = pa.struct(
+    [
+        ("editor", pa.string()),
+        ("strength", pa.int64()),
+        ("seed", pa.int64()),
+        ("checks", pa.list_(_CHECK)),
+        ("reason", pa.string()),
+    ]
+)
+
+SCHEMAS: dict[type, pa.Schema] = {
+    Triplet: pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("privacy_flag", pa.string()),
+            ("state", pa.string()),
+            ("public_caption", pa.string()),
+            ("edit_instruction", pa.string()),
+            ("combined_caption", pa.string()),
+            ("reason", pa.string()),
+            ("provenance", _PROVENANCE),
+        ]
+    ),
+    Region: pa.schema(_REGION_FIELDS),
+    PrivateRecord: pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("private_caption", pa.string()),
+            ("findings", pa.list_(_FINDING)),
+        ]
+    ),
+    Outcome: pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("state", pa.string()),
+            ("reason", pa.string()),
+            ("published_as", pa.string()),
+            ("editor", pa.string()),
+            ("adapter", pa.string()),
+            ("attempts", pa.list_(_ATTEMPT)),
+            ("input_hmac", pa.string()),
+            ("output_sha256", pa.string()),
+            ("provenance", _PROVENANCE),
+        ]
+    ),
+    Pair: pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("source", pa.string()),
+            ("target", pa.string()),
+            ("public_caption", pa.string()),
+            ("edit_instruction", pa.string()),
+            ("regions", pa.list_(pa.struct(_REGION_FIELDS))),
+            ("scores", pa.list_(_CHECK)),
+        ]
+    ),
+}
+
+Record = TypeVar("Record", Triplet, Region, PrivateRecord, Outcome, Pair)
+
+
+@cache
+def _adapters() -> dict[type, TypeAdapter[Any]]:
+    return {record_type: TypeAdapter(list[record_type]) for record_type in SCHEMAS}  # type: ignore[valid-type]
+
+
+def write_records(
+    path: Path, record_type: type[Record], rows: Sequence[Record], mode: int | None = None
+) -> None:
+    """Write ``rows`` atomically; equal rows give equal bytes."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMAS[record_type])
+    with atomic_path(path, mode) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_statistics=False)
+
+
+def read_records(path: Path, record_type: type[Record]) -> list[Record]:
+    """Read a part back.
+
+    Raises:
+        UsageError: names the file when it is damaged or holds something else.
+    """
+    try:
+        rows = pq.ParquetFile(path).read().to_pylist()
+        records: list[Record] = _adapters()[record_type].validate_python(rows)
+        return records
+    except (pa.ArrowException, OSError, ValidationError) as error:
+        first_line = str(error).splitlines()[0]
+        raise UsageError(
+            f"{path}: not a readable table of {record_type.__name__} records ({first_line})"
+        ) from None
+
+
+def read_parts(folder: Path, record_type: type[Record]) -> Iterator[Record]:
+    """All records of ``folder/part-*.parquet`` in the order of the parts."""
+    for part in sorted(folder.glob("part-*.parquet")):
+        yield from read_records(part, record_type)

@@ -1,0 +1,66 @@
+"""The outermost wrapper of the four scripts: Hydra composes, a job runs, a status comes back.
+
+Hydra alone answers every mistake with status 1 and several lines, and an exit inside one job of a
+multirun ends the sweep. Here each mistake is one line, all jobs of a sweep run, and the worst of
+their results becomes the exit status.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from unsafe2safe.core.config.compose import check_config, config_dir, explain_hydra
+from unsafe2safe.core.errors import Unsafe2SafeError
+from unsafe2safe.core.records import ExitStatus, RunResult
+
+
+def run_job(script: str, config: DictConfig) -> RunResult:
+    """Check one composed configuration and run the script's job on it; never raises."""
+    try:
+        checked = check_config(script, config)
+        job = importlib.import_module(f"unsafe2safe.jobs.{script}")
+        result: RunResult = job.run(checked)
+    except Unsafe2SafeError as error:
+        return RunResult(ExitStatus.UNUSABLE, None, message=str(error))
+    except KeyboardInterrupt:
+        return RunResult(
+            ExitStatus.FAULT, None, message="interrupted; the same command goes on from here"
+        )
+    except Exception as error:
+        traceback.print_exc()
+        message = f"a fault of ours ({type(error).__name__}); please report the lines above"
+        return RunResult(ExitStatus.FAULT, None, message=message)
+    return result
+
+
+def main(script: str) -> None:
+    """Run ``script`` with the process's own arguments and exit with the worst job's status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("unsafe2safe").setLevel(logging.INFO)
+    results: list[RunResult] = []
+
+    def task(config: DictConfig) -> None:
+        result = run_job(script, config)
+        results.append(result)
+        stream = sys.stdout if result.output_dir else sys.stderr
+        prefix = "" if result.output_dir else f"{script}.py: "
+        print(f"{prefix}{result.message}", file=stream, flush=True)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that its errors reach us instead of ending us
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=script)(task)()
+    except (HydraException, OmegaConfBaseException, Unsafe2SafeError) as error:
+        told = error if isinstance(error, Unsafe2SafeError) else explain_hydra(script, error)
+        print(f"{script}.py: {told}", file=sys.stderr)
+        sys.exit(ExitStatus.UNUSABLE)
+    if results:
+        sys.exit(max((result.status for result in results), key=lambda status: status.severity))

@@ -1,0 +1,12 @@
+#!/usr/bin/env python
+"""Fine-tune an editor on the pairs that anonymize.py wrote.
+
+python train.py editor=tiny                               # LoRA on the sample photographs
+python train.py editor=tiny editor.trainable=full trainer.max_steps=500
+python train.py -m editor.rank=4,8,16                     # a sweep
+"""
+
+from unsafe2safe.jobs.command_line import main
+
+if __name__ == "__main__":
+    main("train")
