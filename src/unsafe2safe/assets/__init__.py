@@ -1,0 +1,1 @@
+"""Small real models and photographs shipped with the package; see NOTICE."""
