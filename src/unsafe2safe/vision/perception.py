@@ -1,0 +1,76 @@
+"""All detectors and embedders behind one set of settings, each loaded on first use."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from unsafe2safe.core.config.schema import Vision
+from unsafe2safe.vision.arrays import RgbImage
+from unsafe2safe.vision.faces import Face, FaceDetector
+from unsafe2safe.vision.features import ImageFeatures
+from unsafe2safe.vision.gender import GenderClassifier
+from unsafe2safe.vision.identity import FaceIdentity
+from unsafe2safe.vision.objects import ObjectDetector
+from unsafe2safe.vision.perceptual import ShiftTolerantLpips
+from unsafe2safe.vision.persons import PersonSegmenter
+from unsafe2safe.vision.text import TextLine, TextReader
+
+
+class Perception:
+    """What the system sees with. ``threads`` per model; 0 leaves it to its library."""
+
+    def __init__(self, settings: Vision, threads: int) -> None:
+        self.settings = settings
+        self.threads = threads
+
+    @cached_property
+    def faces(self) -> FaceDetector:
+        """Stage 1: at ``face_long_side``, and at half of it, where a face fills the frame."""
+        settings = self.settings
+        return FaceDetector(
+            settings.face_threshold, settings.face_long_side, self.threads, scales=(1.0, 0.5)
+        )
+
+    @cached_property
+    def strict_faces(self) -> FaceDetector:
+        """Verification: the lower threshold, mirrored too, at half, own and double size."""
+        return FaceDetector.strict(self.settings.strict_face_threshold, self.threads)
+
+    @cached_property
+    def identity(self) -> FaceIdentity:
+        return FaceIdentity(self.threads)
+
+    @cached_property
+    def text(self) -> TextReader:
+        return TextReader(self.settings.text_threshold, self.threads)
+
+    @cached_property
+    def objects(self) -> ObjectDetector:
+        return ObjectDetector(self.settings.object_threshold, self.threads)
+
+    @cached_property
+    def persons(self) -> PersonSegmenter:
+        return PersonSegmenter(self.threads)
+
+    @cached_property
+    def features(self) -> ImageFeatures:
+        return ImageFeatures(self.threads)
+
+    @cached_property
+    def perceptual(self) -> ShiftTolerantLpips:
+        return ShiftTolerantLpips(self.threads)
+
+    @cached_property
+    def gender(self) -> GenderClassifier:
+        """Raises ValueError unless ``vision.gender=true``."""
+        if not self.settings.gender:
+            raise ValueError("gender is inferred only with vision.gender=true")
+        return GenderClassifier(self.threads)
+
+    def verify_faces(self, image: RgbImage) -> list[Face]:
+        """Faces that the strict detector still finds in an edited image."""
+        return self.strict_faces.detect([image])[0]
+
+    def verify_text(self, image: RgbImage) -> list[TextLine]:
+        """Text that can still be read in an edited image, at its own and at double size."""
+        return self.text.read_scales(image)
