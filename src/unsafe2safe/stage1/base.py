@@ -1,0 +1,64 @@
+"""What Stage 1 is: it takes decoded images and gives their public and private records."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unsafe2safe.core.config.components import component
+from unsafe2safe.core.records import (
+    ImageRecord,
+    PrivacyFlag,
+    PrivateRecord,
+    Provenance,
+    Region,
+    Triplet,
+    TripletState,
+)
+from unsafe2safe.data.decode import DecodedImage
+from unsafe2safe.vision.perception import Perception
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """All that Stage 1 says of one image."""
+
+    triplet: Triplet
+    private: PrivateRecord
+    regions: tuple[Region, ...]
+
+
+@component
+class Stage1(ABC):
+    """Base of all Stage 1 backends."""
+
+    name: str
+
+    @abstractmethod
+    def describe(
+        self,
+        images: Sequence[tuple[ImageRecord, DecodedImage]],
+        perception: Perception,
+        seed: int,
+    ) -> list[Described]:
+        """Describe a batch, one result per image, in order.
+
+        An error for one image raises; the caller then describes the batch one by one and records
+        the failing image.
+        """
+
+
+def failed(image_id: str, reason: str, model: str, seed: int) -> Described:
+    """The record of an image that could not be described: never safe, never captioned."""
+    triplet = Triplet(
+        image_id=image_id,
+        privacy_flag=PrivacyFlag.UNSAFE,
+        state=TripletState.FAILED,
+        public_caption="",
+        edit_instruction="",
+        combined_caption=None,
+        reason=reason,
+        provenance=Provenance(model=model, seed=seed),
+    )
+    return Described(triplet, PrivateRecord(image_id, "", ()), ())
