@@ -1,0 +1,65 @@
+"""What an editor is: it takes an image with its masks and texts and gives back an edited image.
+
+An editor is a component: one file here and one YAML in ``configs/editor``. Its settings are its
+annotated fields; models load lazily on the first :meth:`Editor.edit`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from unsafe2safe.core.config.components import component
+from unsafe2safe.core.records import Region
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class EditRequest:
+    """One image to edit.
+
+    ``image`` is (H, W, 3) uint8 RGB; ``mask`` is (H, W) float32 in [0, 1], 1 where something
+    sensitive is. ``seed`` is all the randomness the edit may use. ``strength`` counts the attempts
+    before this one: the greater, the more the editor should change.
+    """
+
+    image: Pixels
+    mask: Mask
+    regions: tuple[Region, ...]
+    public_caption: str
+    edit_instruction: str
+    seed: int
+    strength: int = 0
+
+
+@component
+class Editor(ABC):
+    """Base of all editors."""
+
+    name: str = Field(description="Name of the editor; part of the names of its run folders.")
+    licence: str = Field(default="Apache-2.0", description="Licence of the base weights.")
+    commercial: bool = Field(
+        default=True, description="Whether that licence allows commercial use; told by the run."
+    )
+    adapter: Path | None = None  # set by the job from its own key ``adapter``
+
+    # Whether the editor may draw new faces; if not, no face at all may be found after it.
+    draws_faces: ClassVar[bool] = True
+    # Whether train.py can fine-tune it.
+    trainable_by_us: ClassVar[bool] = False
+    # Whether the text embedding depends on the source image (part of a cache key).
+    text_sees_source: ClassVar[bool] = False
+    source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "none"
+
+    @abstractmethod
+    def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
+        """Edit a batch: one (H, W, 3) uint8 RGB image per request, each of its request's size."""

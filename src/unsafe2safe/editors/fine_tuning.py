@@ -1,0 +1,164 @@
+"""What every editor that train.py can fine-tune adds to an editor: LoRA settings, texts, adapters.
+
+An adapter folder holds ``adapter.json`` (:class:`AdapterCard`) beside its weights. It is checked
+against the editor before any weight is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from unsafe2safe.core.config.components import component
+from unsafe2safe.core.errors import UsageError
+from unsafe2safe.editors.base import Editor
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CARD = "adapter.json"
+FULL_WEIGHTS_FOLDER = "unet"
+
+_SAMPLED_PER_TENSOR = 4096
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What an adapter belongs to; lies as ``adapter.json`` beside the weights.
+
+    ``base`` is :func:`weights_fingerprint` of the base it was trained on.
+    """
+
+    editor: str
+    base: str
+    trainable: Literal["lora", "full"]
+    rank: int | None
+    alpha: float | None
+    targets: tuple[str, ...]
+    captions: str
+    prediction_type: str
+    resolution: int
+    dtype: str
+    licence: str
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/adapter.json``."""
+        text = json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        (folder / CARD).write_text(text, "utf-8")
+
+
+@component
+class TrainableEditor(Editor):
+    """An editor with weights that train.py can move, by LoRA or as a whole."""
+
+    trainable: Literal["lora", "full"] = Field(
+        default="lora", description="What is trained: low-rank updates, or all weights."
+    )
+    rank: int = Field(default=8, ge=1, description="Rank of the LoRA updates.")
+    alpha: float = Field(
+        default=8.0, gt=0, description="LoRA scale; the update is multiplied by alpha / rank."
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout on the input of the LoRA updates."
+    )
+    targets: tuple[str, ...] = Field(
+        default=("to_q", "to_k", "to_v", "to_out.0"),
+        min_length=1,
+        description="Modules that get a LoRA update, by the end of their name.",
+    )
+    captions: Literal["instruction", "public+instruction"] = Field(
+        default="instruction", description="The text the editor is given."
+    )
+
+    trainable_by_us: ClassVar[bool] = True
+
+    @abstractmethod
+    def load_base(self) -> Any:
+        """A new diffusers pipeline with the base's weights, without adapter, in eval mode."""
+
+    def text_of(self, public_caption: str, edit_instruction: str) -> str:
+        """The text input that ``captions`` asks for."""
+        if self.captions == "instruction":
+            return edit_instruction
+        return f"{public_caption.strip()} {edit_instruction.strip()}".strip()
+
+
+def target_modules(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
+    """Full names of the modules of ``model`` whose name is or ends with one of ``targets``.
+
+    Raises:
+        UsageError: a target matches no linear or convolutional layer.
+    """
+    from torch import nn
+
+    kinds = (nn.Linear, nn.Conv2d)
+    layers = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    found: set[str] = set()
+    for target in targets:
+        matching = [name for name in layers if name == target or name.endswith(f".{target}")]
+        if not matching:
+            raise UsageError(f"editor.targets: {target!r} matches no layer of the model")
+        found.update(matching)
+    return sorted(found)
+
+
+def weights_fingerprint(modules: dict[str, nn.Module]) -> str:
+    """A hash of the modules' weights: names, shapes, and evenly spaced values of each tensor.
+
+    Enough to tell one base from another without reading billions of values.
+    """
+    digest = blake2b(digest_size=8)
+    for part, module in sorted(modules.items()):
+        for name, value in sorted(module.state_dict().items()):
+            flat = value.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // _SAMPLED_PER_TENSOR)]
+            digest.update(f"{part}.{name}{tuple(value.shape)}".encode())
+            digest.update(sample.double().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def adapter_folder(path: Path) -> Path:
+    """The folder with ``adapter.json``: ``path`` itself, or ``path/adapter`` of a run folder.
+
+    Raises:
+        UsageError: neither holds one.
+    """
+    for candidate in (path, path / "adapter"):
+        if (candidate / CARD).is_file():
+            return candidate
+    raise UsageError(f"adapter={path} holds no {CARD}; give a run folder of train.py")
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """The card of an adapter folder.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    try:
+        content = json.loads((folder / CARD).read_text("utf-8"))
+        return TypeAdapter(AdapterCard).validate_python(content)
+    except (OSError, json.JSONDecodeError, ValidationError) as error:
+        raise UsageError(f"{folder / CARD}: {str(error).splitlines()[0]}") from None
+
+
+def check_card(card: AdapterCard, folder: Path, editor: TrainableEditor, base: str) -> None:
+    """Refuse an adapter of another editor, base or kind of text.
+
+    Raises:
+        UsageError: says what differs.
+    """
+    wanted = {
+        "editor": (card.editor, editor.name),
+        "base weights": (card.base, base),
+        "editor.captions": (card.captions, editor.captions),
+    }
+    for what, (trained, now) in wanted.items():
+        if trained != now:
+            raise UsageError(f"{folder} was trained with {what} {trained!r}, this is {now!r}")

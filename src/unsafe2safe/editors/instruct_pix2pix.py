@@ -1,0 +1,198 @@
+"""The InstructPix2Pix family on diffusers' StableDiffusionInstructPix2PixPipeline.
+
+The source image enters through four further input channels of the UNet, as the unscaled mode of
+its latents; the target's latents are sampled and scaled (Brooks et al. 2023, section 3.2).
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from unsafe2safe.core.config.components import component
+from unsafe2safe.core.errors import UsageError
+from unsafe2safe.editors.base import EditRequest, Pixels
+from unsafe2safe.editors.fine_tuning import (
+    FULL_WEIGHTS_FOLDER,
+    TrainableEditor,
+    adapter_folder,
+    check_card,
+    read_card,
+    weights_fingerprint,
+)
+
+# Guidance at or below 1 (text) or below 1 (image) silently turns guidance off in diffusers.
+_STRENGTH_STEP = 0.5
+
+
+def square(pixels: Pixels, resolution: int) -> Pixels:
+    """(H, W, 3) uint8 to (resolution, resolution, 3) uint8, stretched: no pixel is cut away."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    resized = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def to_model(pixels: Sequence[Pixels]) -> Tensor:
+    """Squares (R, R, 3) uint8 to one (B, 3, R, R) float32 tensor in [-1, 1]."""
+    stacked = torch.from_numpy(np.stack([np.ascontiguousarray(square_) for square_ in pixels]))
+    return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def restore(image: NDArray[np.float32], height: int, width: int) -> Pixels:
+    """(R, R, 3) float in [0, 1] to (height, width, 3) uint8."""
+    if not np.isfinite(image).all():
+        raise ValueError("the editor gave values that are not finite")
+    whole = Image.fromarray(np.rint(image.clip(0, 1) * 255).astype(np.uint8))
+    return np.asarray(whole.resize((width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def encode_text(pipeline: Any, texts: Sequence[str]) -> Tensor:
+    """(B, L, D) last hidden states of the pipeline's CLIP text encoder."""
+    encoder = pipeline.text_encoder
+    tokens = pipeline.tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=pipeline.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return cast(Tensor, encoder(tokens.input_ids.to(encoder.device))[0])
+
+
+def encode_moments(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 3, R, R) in [-1, 1] to mean and standard deviation of its unscaled latents."""
+    posterior = vae.encode(images).latent_dist
+    return posterior.mean, posterior.std
+
+
+@contextmanager
+def _no_text_encoder_warning() -> Iterator[None]:
+    """Diffusers warns that the adapter holds nothing for the text encoder; ours never does."""
+    logger = logging.getLogger("diffusers.loaders.lora_base")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@component
+class InstructPix2PixEditor(TrainableEditor):
+    """Edits a square copy of the image by a text and brings it back to the image's own size."""
+
+    resolution: int = Field(
+        default=512, ge=8, multiple_of=8, description="Side of the edited square, pixels."
+    )
+    steps: int = Field(default=20, ge=1, description="Denoising steps of an edit.")
+    text_guidance_scale: float = Field(
+        default=7.5, gt=1, description="How strongly an edit follows the text."
+    )
+    image_guidance_scale: float = Field(
+        default=1.5, ge=1, description="How strongly an edit keeps to the source image."
+    )
+    batch_size: int = Field(default=8, ge=1, description="Images edited at once.")
+    device: str = Field(default="cpu", description="Torch device of edits: cpu, cuda, cuda:1.")
+
+    source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "channel"
+
+    @abstractmethod
+    def load_base(self) -> Any:
+        """A new StableDiffusionInstructPix2PixPipeline without adapter, in eval mode."""
+
+    def base_fingerprint(self, pipeline: Any) -> str:
+        """Hash of the weights of ``pipeline``, which must not carry an adapter yet."""
+        modules = {"unet": pipeline.unet, "vae": pipeline.vae, "text": pipeline.text_encoder}
+        return weights_fingerprint(modules)
+
+    def load_pipeline(self) -> Any:
+        """A new pipeline with ``adapter``, if there is one.
+
+        Raises:
+            UsageError: the adapter is damaged or belongs to another editor or base.
+        """
+        pipeline = self.load_base()
+        if self.adapter is None:
+            return pipeline
+        folder = adapter_folder(self.adapter)
+        card = read_card(folder)
+        check_card(card, folder, self, self.base_fingerprint(pipeline))
+        try:
+            if card.trainable == "lora":
+                with _no_text_encoder_warning():
+                    pipeline.load_lora_weights(str(folder), use_safetensors=True)
+            else:
+                pipeline.unet = type(pipeline.unet).from_pretrained(
+                    folder / FULL_WEIGHTS_FOLDER, use_safetensors=True, local_files_only=True
+                )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{folder}: {str(error).splitlines()[0]}") from None
+        pipeline.unet.requires_grad_(False).eval()
+        return pipeline
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The pipeline that edits, loaded on first use."""
+        return self.load_pipeline().to(self.device)
+
+    def run(
+        self,
+        pipeline: Any,
+        images: Sequence[Pixels],
+        texts: Sequence[str],
+        seeds: Sequence[int],
+        strength: int = 0,
+    ) -> NDArray[np.float32]:
+        """Edit squares (R, R, 3) uint8 with ``pipeline``; gives (B, R, R, 3) in [0, 1].
+
+        Each item has its own noise generator, so that its batch does not change its noise.
+        """
+        # On the CPU whatever the device, so that a seed means the same noise everywhere.
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with torch.inference_mode():
+            edited = pipeline(
+                prompt=list(texts),
+                image=(to_model(images) / 2 + 0.5).to(pipeline.device, pipeline.unet.dtype),
+                num_inference_steps=self.steps,
+                guidance_scale=self.text_guidance_scale * (1.0 + _STRENGTH_STEP * strength),
+                image_guidance_scale=self.image_guidance_scale,
+                generator=generators,
+                output_type="np",
+            ).images
+        return cast(NDArray[np.float32], edited)
+
+    def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
+        """Edit each request; every further attempt follows its text half as strongly again."""
+        edited: dict[int, Pixels] = {}
+        # A batch shares its guidance, so requests of unequal strength go separately.
+        for strength in sorted({request.strength for request in requests}):
+            chosen = [i for i, request in enumerate(requests) if request.strength == strength]
+            for start in range(0, len(chosen), self.batch_size):
+                batch = chosen[start : start + self.batch_size]
+                edited.update(zip(batch, self._edit(requests, batch), strict=True))
+        return [edited[index] for index in range(len(requests))]
+
+    def _edit(self, requests: Sequence[EditRequest], batch: Sequence[int]) -> list[Pixels]:
+        chosen = [requests[index] for index in batch]
+        images = self.run(
+            self.pipeline,
+            [square(request.image, self.resolution) for request in chosen],
+            [self.text_of(r.public_caption, r.edit_instruction) for r in chosen],
+            [request.seed for request in chosen],
+            chosen[0].strength,
+        )
+        return [
+            restore(image, *request.image.shape[:2])
+            for image, request in zip(images, chosen, strict=True)
+        ]

@@ -1,0 +1,137 @@
+"""The tiny editor's pipeline at toy size, with weights drawn from a seed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unsafe2safe.editors.tiny_tokenizer import MAX_TOKENS, build_tokenizer
+
+LATENT_CHANNELS = 4
+_TEXT_WIDTH = 128
+_POSTERIOR_LOG_VARIANCE = -6.0
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+def build_pipeline(init_seed: int, prediction_type: PredictionType) -> Any:
+    """A StableDiffusionInstructPix2PixPipeline for 64 px squares; the same weights per seed."""
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(init_seed)
+        vae, unet, text_encoder = _vae(), _unet(), _text_encoder(tokenizer)
+        normalize_latents(vae, init_seed)
+    return StableDiffusionInstructPix2PixPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=_scheduler(prediction_type),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _scheduler(prediction_type: PredictionType) -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+
+
+def _vae() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=2,
+        sample_size=64,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def _unet() -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=2 * LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=_TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+
+
+def _text_encoder(tokenizer: Any) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=_TEXT_WIDTH,
+            intermediate_size=2 * _TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=_TEXT_WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def structured_images(count: int, side: int, seed: int) -> Tensor:
+    """(count, 3, side, side) in [-1, 1]: smooth colour fields with edges, drawn from ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 5, 5, generator=generator) * 2 - 1
+    smooth = nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(-1, 1)
+    blocks = torch.rand(count, 3, 4, 4, generator=generator) * 2 - 1
+    edges = nn.functional.interpolate(blocks, (side, side), mode="nearest")
+    return 0.6 * smooth + 0.4 * edges
+
+
+@torch.no_grad()
+def normalize_latents(vae: Any, seed: int) -> None:
+    """Fold each latent channel's mean and deviation into the quantization layers of ``vae``.
+
+    Latents then have mean 0 and deviation 1 (to 2 %) on structured images, so that
+    ``scaling_factor`` is 1 and the diffusion loss begins near 1; the decoder sees what it saw
+    before. The posterior of an untrained encoder is made narrow, or its samples would be mostly
+    noise.
+    """
+    channels = LATENT_CHANNELS
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    quant.weight[channels:] = 0.0
+    quant.bias[channels:] = _POSTERIOR_LOG_VARIANCE
+    latents = vae.encode(structured_images(32, 64, seed)).latent_dist.mean
+    # Rounded, so that another thread count, which differs in the last bits, gives equal weights.
+    mean = (latents.mean((0, 2, 3)) * 256).round() / 256
+    deviation = (latents.std((0, 2, 3)) * 256).round().clamp(min=1) / 256
+    quant.weight[:channels] /= deviation[:, None, None, None]
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight *= deviation[None, :, None, None]

@@ -1,0 +1,103 @@
+"""What a diffusion objective is: noise in, a target to predict, a weight per sample.
+
+All functions are pure: timesteps and noise come from the caller, so that a resumed or differently
+distributed run computes the same losses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from unsafe2safe.core.config.components import component
+
+
+def timesteps_from_uniform(uniform: Tensor, num_train_timesteps: int) -> Tensor:
+    """(B,) values in [0, 1) to (B,) int64 timesteps, uniform over the training schedule."""
+    steps = (uniform.double() * num_train_timesteps).long()
+    return steps.clamp_(max=num_train_timesteps - 1)
+
+
+def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e (Ho et al. 2020, eq. 4).
+
+    Shapes: latents and noise (B, C, H, W), ``alphas_cumprod`` (B,) at each sample's timestep.
+    """
+    alpha = alphas_cumprod.to(latents)[:, None, None, None]
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+def velocity(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """V = sqrt(a_t) e - sqrt(1 - a_t) x_0 (Salimans and Ho 2022, section 4); shapes as above."""
+    alpha = alphas_cumprod.to(latents)[:, None, None, None]
+    return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+
+
+def per_sample_mse(prediction: Tensor, target: Tensor) -> Tensor:
+    """(B, ...) twice to (B,) in float32."""
+    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+
+
+@component
+class Objective(ABC):
+    """Base of the objectives over a discrete noise schedule with ``alphas_cumprod``."""
+
+    name: str = Field(description="Name of the objective.")
+    snr_gamma: float | None = Field(
+        default=None,
+        gt=0,
+        description="Min-SNR bound (Hang et al. 2023), commonly 5; null: no weighting.",
+    )
+    text_dropout: float = Field(
+        default=0.05, ge=0, le=1, description="Share of samples trained without their text alone."
+    )
+    image_dropout: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Share of samples trained without their source image alone.",
+    )
+    both_dropout: float = Field(
+        default=0.05, ge=0, le=1, description="Share of samples trained without either."
+    )
+
+    # What the base's scheduler must expect of the model, in diffusers' word.
+    prediction_type: ClassVar[Literal["epsilon", "v_prediction"]]
+
+    def __post_init__(self) -> None:
+        if self.text_dropout + self.image_dropout + self.both_dropout > 1:
+            raise ValueError("text_dropout + image_dropout + both_dropout is more than 1")
+
+    @abstractmethod
+    def target(self, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+        """What the model should predict, (B, C, H, W)."""
+
+    @abstractmethod
+    def min_snr_weight(self, snr: Tensor, gamma: float) -> Tensor:
+        """(B,) weights from (B,) signal-to-noise ratios."""
+
+    def weights(self, scheduler: Any, timesteps: Tensor) -> Tensor:
+        """(B,) loss weights at ``timesteps``; ones without ``snr_gamma``."""
+        if self.snr_gamma is None:
+            return torch.ones(timesteps.shape, device=timesteps.device)
+        from diffusers.training_utils import compute_snr
+
+        snr: Tensor = compute_snr(scheduler, timesteps)
+        return self.min_snr_weight(snr, self.snr_gamma)
+
+    def loss(
+        self,
+        prediction: Tensor,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        scheduler: Any,
+    ) -> Tensor:
+        """(B,) weighted squared errors of ``prediction`` (B, C, H, W)."""
+        alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+        target = self.target(latents, noise, alphas)
+        return self.weights(scheduler, timesteps) * per_sample_mse(prediction, target)

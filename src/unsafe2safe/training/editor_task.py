@@ -1,0 +1,177 @@
+"""Fine-tuning of the InstructPix2Pix family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.randomness import torch_seed
+from unsafe2safe.editors.fine_tuning import target_modules
+from unsafe2safe.editors.instruct_pix2pix import (
+    InstructPix2PixEditor,
+    encode_moments,
+    encode_text,
+)
+from unsafe2safe.objectives.base import Objective, add_noise, timesteps_from_uniform
+from unsafe2safe.objectives.conditioning import Dropped, drop_conditions
+from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
+from unsafe2safe.training.export import export_adapter
+from unsafe2safe.training.task import PairBatch
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedEdits:
+    """What of a batch does not change while training; shapes (B, C, h, w) and (B, L, D).
+
+    ``target_mean`` and ``target_deviation`` are unscaled latent moments, so that each visit can
+    sample anew; ``source`` is the unscaled mode.
+    """
+
+    target_mean: Tensor
+    target_deviation: Tensor
+    source: Tensor
+    text: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EditDraws:
+    """The randomness of one step: two noises (B, C, h, w), timesteps (B,), dropped conditions."""
+
+    posterior_noise: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    dropped: Dropped
+
+
+class InstructPix2PixTask:
+    """The UNet learns to denoise the target's latents beside the source's, told the text."""
+
+    def __init__(self, editor: InstructPix2PixEditor, objective: Objective, seed: int) -> None:
+        """Load the base and make its weights or a new LoRA trainable.
+
+        Raises:
+            UsageError: the base's scheduler expects another prediction than the objective trains,
+                or a LoRA target matches nothing.
+        """
+        self.editor, self.objective, self._seed = editor, objective, seed
+        self.pipeline = editor.load_base()
+        self.base = editor.base_fingerprint(self.pipeline)
+        predicted = self.pipeline.scheduler.config.prediction_type
+        if predicted != objective.prediction_type:
+            raise UsageError(
+                f"objective={objective.name} trains {objective.prediction_type}, but the scheduler "
+                f"of editor={editor.name} expects {predicted}"
+            )
+        self.network: nn.Module = nn.ModuleDict(
+            {
+                "unet": self.pipeline.unet,
+                "vae": self.pipeline.vae,
+                "text_encoder": self.pipeline.text_encoder,
+            }
+        )
+        self.network.requires_grad_(False).eval()
+        if editor.trainable == "lora":
+            self._add_lora()
+        else:
+            self.pipeline.unet.requires_grad_(True)
+        self._trainable = {
+            name: parameter
+            for name, parameter in self.network.named_parameters()
+            if parameter.requires_grad
+        }
+        for parameter in self._trainable.values():
+            parameter.data = parameter.data.float()
+        with torch.no_grad():
+            self._no_text = encode_text(self.pipeline, [""])
+
+    def _add_lora(self) -> None:
+        from peft import LoraConfig
+
+        editor = self.editor
+        target_modules(self.pipeline.unet, editor.targets)
+        config = LoraConfig(
+            r=editor.rank,
+            lora_alpha=editor.alpha,
+            lora_dropout=editor.dropout,
+            target_modules=sorted(editor.targets),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(self._seed, "", 0, "lora_init"))
+            self.pipeline.unet.add_adapter(config)
+        # peft leaves new layers in training mode: right for LoRA dropout, the only such layer.
+
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
+        """The LoRA weights, or all of the UNet's, by name."""
+        return self._trainable
+
+    @torch.no_grad()
+    def prepare(self, batch: PairBatch) -> PreparedEdits:
+        """Encode target, source and text with the frozen autoencoder and text encoder."""
+        vae = self.pipeline.vae
+        device, dtype = vae.device, vae.dtype
+        mean, deviation = encode_moments(vae, batch.target.to(device, dtype))
+        source, _ = encode_moments(vae, batch.source.to(device, dtype))
+        texts = [
+            self.editor.text_of(caption, instruction)
+            for caption, instruction in zip(
+                batch.public_captions, batch.edit_instructions, strict=True
+            )
+        ]
+        return PreparedEdits(mean, deviation, source, encode_text(self.pipeline, texts))
+
+    def draw(self, keys: Sequence[SampleKey], prepared: PreparedEdits) -> EditDraws:
+        """All randomness of a step; each sample's depends on its own key only."""
+        shape, device = prepared.source.shape[1:], prepared.source.device
+        objective, seed = self.objective, self._seed
+        uniform = draw_uniform(seed, keys, "timestep")
+        steps = self.pipeline.scheduler.config.num_train_timesteps
+        dropped = drop_conditions(
+            draw_uniform(seed, keys, "dropout"),
+            objective.text_dropout,
+            objective.image_dropout,
+            objective.both_dropout,
+        )
+        return EditDraws(
+            posterior_noise=draw_normal(seed, keys, "posterior", shape).to(device),
+            noise=draw_normal(seed, keys, "noise", shape).to(device),
+            timesteps=timesteps_from_uniform(uniform, steps).to(device),
+            dropped=Dropped(dropped.text.to(device), dropped.image.to(device)),
+        )
+
+    def loss(self, prepared: PreparedEdits, draws: EditDraws) -> Tensor:
+        """(B,) losses (Brooks et al. 2023, eq. 2)."""
+        scheduler = self.pipeline.scheduler
+        scaling = self.pipeline.vae.config.scaling_factor
+        sampled = prepared.target_mean + prepared.target_deviation * draws.posterior_noise
+        latents = sampled * scaling
+        alphas = scheduler.alphas_cumprod.to(latents.device)[draws.timesteps]
+        noisy = add_noise(latents, draws.noise, alphas)
+        no_image = draws.dropped.image[:, None, None, None]
+        source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
+        no_text = draws.dropped.text[:, None, None]
+        text = torch.where(no_text, self._no_text.to(prepared.text), prepared.text)
+        prediction = self.pipeline.unet(
+            torch.cat([noisy, source], dim=1), draws.timesteps, encoder_hidden_states=text
+        ).sample
+        return self.objective.loss(prediction, latents, draws.noise, draws.timesteps, scheduler)
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter and prove that it loads; see :func:`export_adapter`."""
+        export_adapter(self.editor, self.pipeline, self.base, folder)
+
+
+def build_task(editor: Any, objective: Objective, seed: int) -> InstructPix2PixTask:
+    """The task that fine-tunes ``editor``.
+
+    Raises:
+        UsageError: we cannot train this editor.
+    """
+    if not isinstance(editor, InstructPix2PixEditor):
+        raise UsageError(f"editor={editor.name} cannot be trained by train.py; editor=tiny can")
+    return InstructPix2PixTask(editor, objective, seed)

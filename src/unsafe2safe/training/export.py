@@ -1,0 +1,134 @@
+"""Writing an adapter in diffusers' layout, and proving that it loads before saying so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from unsafe2safe.core.errors import Unsafe2SafeError
+from unsafe2safe.editors.base import Pixels
+from unsafe2safe.editors.fine_tuning import FULL_WEIGHTS_FOLDER, AdapterCard
+from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
+
+TOLERANCE = 1e-4
+_README = "README.md"
+
+
+class ExportError(Unsafe2SafeError):
+    """What was written does not give back what was trained."""
+
+
+def export_adapter(editor: InstructPix2PixEditor, pipeline: Any, base: str, folder: Path) -> None:
+    """Write the trained weights of ``pipeline`` to ``folder``, whole or not at all.
+
+    LoRA: ``pytorch_lora_weights.safetensors`` for ``pipeline.load_lora_weights(folder)``. All
+    weights: ``unet/`` for ``UNet2DConditionModel.from_pretrained``. Beside them ``adapter.json``
+    and a model card. ``base`` is the fingerprint of the base's weights.
+
+    Raises:
+        ExportError: a fresh pipeline with the adapter edits a fixed picture otherwise than
+            ``pipeline`` does (by more than 1e-4 of the full range).
+    """
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    pipeline.unet.eval()
+    if editor.trainable == "lora":
+        _save_lora(pipeline, temporary)
+    else:
+        pipeline.unet.save_pretrained(temporary / FULL_WEIGHTS_FOLDER, safe_serialization=True)
+    card = _card(editor, pipeline, base)
+    card.write(temporary)
+    (temporary / _README).write_text(_model_card(card), "utf-8")
+    _prove(editor, pipeline, temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
+def _save_lora(pipeline: Any, folder: Path) -> None:
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    unet = pipeline.unet
+    settings = unet.peft_config["default"].to_dict()
+    # Equal runs give equal bytes: sets have another order in each process, and so has metadata of
+    # more than one key (diffusers' own writer adds a second).
+    packed = {f"unet.{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(packed, indent=2, sort_keys=True)}
+    # The raw form: the one converted to diffusers' names loads wrongly once conv_in is a target.
+    pipeline.save_lora_weights(
+        save_directory=folder,
+        unet_lora_layers=get_peft_model_state_dict(unet),
+        save_function=lambda weights, path: save_file(weights, path, metadata=metadata),
+    )
+
+
+def _card(editor: InstructPix2PixEditor, pipeline: Any, base: str) -> AdapterCard:
+    lora = editor.trainable == "lora"
+    return AdapterCard(
+        editor=editor.name,
+        base=base,
+        trainable=editor.trainable,
+        rank=editor.rank if lora else None,
+        alpha=editor.alpha if lora else None,
+        targets=editor.targets if lora else (),
+        captions=editor.captions,
+        prediction_type=str(pipeline.scheduler.config.prediction_type),
+        resolution=editor.resolution,
+        dtype=str(next(p for p in pipeline.unet.parameters() if p.requires_grad).dtype),
+        licence=editor.licence,
+    )
+
+
+def _model_card(card: AdapterCard) -> str:
+    if card.trainable == "lora":
+        what = f"LoRA of rank {card.rank} on {', '.join(card.targets)}"
+        load = 'pipeline.load_lora_weights("adapter")'
+    else:
+        what = "All weights of the UNet"
+        load = f'UNet2DConditionModel.from_pretrained("adapter/{FULL_WEIGHTS_FOLDER}")'
+    return f"""---
+license: {card.licence.lower()}
+library_name: diffusers
+tags: [image-editing, anonymization, instruct-pix2pix]
+---
+# Adapter of unsafe2safe's editor `{card.editor}`
+
+{what}, trained with Unsafe2Safe's train.py on pairs of an original and its anonymized picture.
+Text input: {card.captions}. Trained at {card.resolution} px, {card.prediction_type} prediction,
+{card.dtype}. Base weights: fingerprint {card.base}, licence {card.licence}.
+
+    {load}
+
+or `python anonymize.py editor={card.editor} adapter=RUN_FOLDER`. Its edits are published only
+after verification: an adapter promises nothing by itself.
+"""
+
+
+def _prove(editor: InstructPix2PixEditor, pipeline: Any, folder: Path) -> None:
+    picture = fixed_picture(editor.resolution)
+    inputs = ([picture], ["give the person red hair"], [0])
+    trained = editor.run(pipeline, *inputs)
+    # dataclasses.replace keeps every setting but the adapter
+    loaded = replace(cast(Any, editor), adapter=folder)
+    reloaded = editor.run(loaded.load_pipeline().to(pipeline.device), *inputs)
+    if not np.isfinite(trained).all():
+        raise ExportError("the trained editor gives values that are not finite; nothing is saved")
+    difference = float(np.abs(trained - reloaded).max())
+    if not difference <= TOLERANCE:
+        raise ExportError(
+            f"the saved adapter does not load as trained: edits differ by {difference:.2g}"
+        )
+
+
+def fixed_picture(resolution: int) -> Pixels:
+    """(R, R, 3) uint8: ramps of three colours, the same everywhere."""
+    ramp = np.linspace(0, 255, resolution)
+    across, down = np.meshgrid(ramp, ramp)
+    return np.stack([across, down, 255 - (across + down) / 2], axis=-1).round().astype(np.uint8)

@@ -1,0 +1,104 @@
+"""One training run from a task and its pairs to trained weights, resumable at any step."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from unsafe2safe.core.config.schema import Trainer
+from unsafe2safe.tracking.guard import Tracker
+from unsafe2safe.training.callbacks import (
+    Checkpoints,
+    GradientCheck,
+    LossLog,
+    TrainingProgress,
+)
+from unsafe2safe.training.module import OptimizerSettings, TaskModule
+from unsafe2safe.training.pairs import PairDataset, collate
+from unsafe2safe.training.sampler import ResumableBatchSampler
+from unsafe2safe.training.task import PairBatch, Task
+from unsafe2safe.training.tracker_logger import TrackerLogger
+
+
+def fit(
+    task: Task[Any, Any],
+    pairs: PairDataset,
+    settings: Trainer,
+    seed: int,
+    tracker: Tracker,
+    checkpoints: Path,
+    resume_from: Path | None,
+) -> None:
+    """Train ``task`` to ``settings.max_steps``, from ``resume_from`` where that is given.
+
+    Raises:
+        GradientCheckError: a trainable weight does not learn, or a frozen one does.
+        UsageError: the loss is not finite.
+    """
+    sampler = ResumableBatchSampler(len(pairs), settings.batch_size, seed)
+    optimizer = OptimizerSettings(
+        settings.learning_rate, settings.weight_decay, settings.warmup_steps
+    )
+    module = TaskModule(task, sampler, optimizer, seed)
+    callbacks: list[pl.Callback] = [
+        LossLog(settings.log_every),
+        Checkpoints(checkpoints, settings.checkpoint_every),
+        TrainingProgress(),
+    ]
+    if settings.gradient_check:
+        probe = _batches(pairs, ResumableBatchSampler(len(pairs), settings.batch_size, seed))
+        callbacks.insert(0, GradientCheck(probe, settings.learning_rate))
+    with _quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator=settings.accelerator,
+            devices=1,
+            precision=settings.precision,
+            max_steps=settings.max_steps,
+            gradient_clip_val=settings.gradient_clip,
+            logger=TrackerLogger(tracker),
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=checkpoints.parent,
+        )
+        loader: DataLoader[Any] = DataLoader(pairs, batch_sampler=sampler, collate_fn=collate)
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(module, loader, ckpt_path=resume_from, weights_only=True)
+        except SystemExit:  # Lightning turns Ctrl-C into sys.exit(1), which would end a sweep
+            if on_interrupt is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, on_interrupt)  # Lightning leaves it ignored
+            raise KeyboardInterrupt from None
+
+
+def _batches(pairs: PairDataset, sampler: ResumableBatchSampler) -> Iterator[PairBatch]:
+    for batch in sampler:
+        yield collate([pairs[item] for item in batch])
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's tips and its advice on worker processes: squares lie in memory."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
+            # the frozen base is in eval mode on purpose
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,144 @@
+"""Training pairs of a run folder of anonymize.py, decoded and brought to the editor's square."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from unsafe2safe.core.errors import ItemError, UsageError
+from unsafe2safe.core.files import inside, write_json
+from unsafe2safe.core.progress import Progress
+from unsafe2safe.core.records import Pair
+from unsafe2safe.core.tables import read_parts
+from unsafe2safe.data.decode import decode_file
+from unsafe2safe.data.source import ImageSource
+from unsafe2safe.editors.base import Pixels
+from unsafe2safe.editors.instruct_pix2pix import square, to_model
+from unsafe2safe.training.draws import SampleKey
+from unsafe2safe.training.task import PairBatch
+
+# Squares kept in memory, so that small sets are decoded once and not at every visit.
+_KEPT_BYTES = 512 * 1024**2
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPair:
+    """One visit to a pair; ``source`` and ``target`` are (R, R, 3) uint8 RGB."""
+
+    key: SampleKey
+    source: Pixels
+    target: Pixels
+    public_caption: str
+    edit_instruction: str
+
+
+def read_pairs(run_folder: Path) -> list[Pair]:
+    """The pairs of a run folder, sorted by ``image_id``.
+
+    Raises:
+        UsageError: there are none, or two of one image.
+    """
+    pairs = sorted(read_parts(run_folder / "pairs", Pair), key=lambda pair: pair.image_id)
+    if not pairs:
+        raise UsageError(
+            f"{run_folder} holds no training pairs: it was made with write_pairs=false, or no "
+            "edited image passed its checks (see its manifest.parquet and failures.jsonl)"
+        )
+    ids = [pair.image_id for pair in pairs]
+    doubled = {first for first, second in pairwise(ids) if first == second}
+    if doubled:
+        raise UsageError(f"{run_folder}/pairs holds two pairs of {min(doubled)}")
+    return pairs
+
+
+class PairDataset(Dataset[LoadedPair]):
+    """Pairs addressed by (index, visit), as :class:`ResumableBatchSampler` deals them."""
+
+    def __init__(
+        self, pairs: Sequence[Pair], run_folder: Path, source: ImageSource, resolution: int
+    ) -> None:
+        self.pairs = list(pairs)
+        self._run_folder, self._source, self._resolution = run_folder, source, resolution
+        self._squares: dict[str, tuple[Pixels, Pixels]] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index_and_visit: tuple[int, int]) -> LoadedPair:
+        """The pair at an index.
+
+        Raises:
+            ItemError: a side cannot be read, or the two differ in size.
+        """
+        index, visit = index_and_visit
+        pair = self.pairs[index]
+        source, target = self._squares.get(pair.image_id) or self._load(pair)
+        key = SampleKey(pair.image_id, visit)
+        return LoadedPair(key, source, target, pair.public_caption, pair.edit_instruction)
+
+    def _load(self, pair: Pair) -> tuple[Pixels, Pixels]:
+        source = self._source.decode(self._source.record(pair.source)).pixels
+        path = inside(self._run_folder, pair.target)
+        # Targets are written by us, upright: no orientation is left to apply.
+        target = decode_file(path, pair.image_id, orientation="raster").pixels
+        if source.shape != target.shape:
+            sizes = " and ".join(f"{p.shape[1]}x{p.shape[0]}" for p in (source, target))
+            raise ItemError(pair.image_id, f"source and target differ in size ({sizes})")
+        squares = square(source, self._resolution), square(target, self._resolution)
+        if len(self._squares) * 2 * squares[0].nbytes < _KEPT_BYTES:
+            self._squares[pair.image_id] = squares
+        return squares
+
+
+def usable_pairs(dataset: PairDataset, kept_at: Path) -> tuple[PairDataset, dict[str, str]]:
+    """Decode every pair once; the data set without those that fail, and their reasons by id.
+
+    The verdict is kept at ``kept_at`` and decides on every later start, so that a run keeps
+    training on the pairs it began with.
+
+    Raises:
+        UsageError: no pair can be used.
+    """
+    failures = _kept_failures(kept_at)
+    if failures is None:
+        failures = {}
+        with Progress("reading pairs", len(dataset)) as progress:
+            for index, pair in enumerate(dataset.pairs):
+                try:
+                    _ = dataset[index, 0]
+                except ItemError as error:
+                    failures[pair.image_id] = error.reason
+                except UsageError as error:  # no such source, or a target outside its run
+                    failures[pair.image_id] = str(error)
+                progress.advance()
+        if len(failures) == len(dataset):
+            image_id, reason = next(iter(failures.items()))
+            raise UsageError(f"none of {len(dataset)} pairs can be used ({image_id}: {reason})")
+        write_json(kept_at, failures)
+    dataset.pairs = [pair for pair in dataset.pairs if pair.image_id not in failures]
+    return dataset, failures
+
+
+def _kept_failures(path: Path) -> dict[str, str] | None:
+    try:
+        content: Mapping[str, str] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return dict(content)
+
+
+def collate(items: Sequence[LoadedPair]) -> PairBatch:
+    """Loaded pairs to one batch."""
+    return PairBatch(
+        keys=tuple(item.key for item in items),
+        source=to_model([np.asarray(item.source) for item in items]),
+        target=to_model([np.asarray(item.target) for item in items]),
+        public_captions=tuple(item.public_caption for item in items),
+        edit_instructions=tuple(item.edit_instruction for item in items),
+    )

@@ -1,0 +1,122 @@
+"""The InstructPix2Pix task against the published formulas, and the independence of its draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unsafe2safe.core.config.components import build
+from unsafe2safe.core.config.compose import load
+from unsafe2safe.editors.instruct_pix2pix import to_model
+from unsafe2safe.editors.tiny import TinyEditor
+from unsafe2safe.objectives.base import Objective
+from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
+from unsafe2safe.training.editor_task import InstructPix2PixTask
+from unsafe2safe.training.task import PairBatch
+
+
+def build_task(**values: Any) -> InstructPix2PixTask:
+    config = load("train")
+    editor = build(dict(config.editor) | values, "editor", TinyEditor)  # type: ignore[attr-defined]
+    settings = dict(config.objective) | {  # type: ignore[attr-defined]
+        "text_dropout": 0.3,
+        "image_dropout": 0.2,
+        "both_dropout": 0.2,
+    }
+    objective = build(settings, "objective", Objective)  # type: ignore[type-abstract]
+    return InstructPix2PixTask(editor, objective, seed=4)
+
+
+@pytest.fixture(scope="module")
+def task() -> InstructPix2PixTask:
+    return build_task(trainable="full")
+
+
+def batch(keys: Sequence[SampleKey]) -> PairBatch:
+    def images(salt: int) -> torch.Tensor:
+        rows = []
+        for key in keys:
+            random = np.random.default_rng([salt, int(key.image_id[1:])])
+            rows.append(random.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        return to_model(rows)
+
+    texts = tuple(f"text of {key.image_id}" for key in keys)
+    return PairBatch(tuple(keys), images(0), images(1), texts, texts)
+
+
+KEYS = tuple(SampleKey(f"i{index}", index % 3) for index in range(8))
+
+
+def sample_losses(task: InstructPix2PixTask, keys: Sequence[SampleKey]) -> torch.Tensor:
+    prepared = task.prepare(batch(keys))
+    with torch.no_grad():
+        return task.loss(prepared, task.draw(keys, prepared))
+
+
+def test_loss_equals_a_direct_transcription_of_instruct_pix2pix(task: InstructPix2PixTask) -> None:
+    pipeline, pairs = task.pipeline, batch(KEYS)
+    uniform = draw_uniform(4, KEYS, "dropout")
+    # [0, .3) text, [.3, .5) both, [.5, .7) image
+    no_text, no_image = uniform < 0.5, (uniform >= 0.3) & (uniform < 0.7)
+    assert bool(no_text.any())
+    assert bool(no_image.any())
+    assert not bool((no_text | no_image).all())
+    timesteps = (draw_uniform(4, KEYS, "timestep") * 1000).long()
+    noise = draw_normal(4, KEYS, "noise", (4, 16, 16))
+    with torch.no_grad():
+        posterior = pipeline.vae.encode(pairs.target).latent_dist
+        sampled = posterior.mean + posterior.std * draw_normal(4, KEYS, "posterior", (4, 16, 16))
+        latents = sampled * pipeline.vae.config.scaling_factor
+        source = pipeline.vae.encode(pairs.source).latent_dist.mode()
+        source = source * (~no_image).float()[:, None, None, None]
+        asked = pairs.edit_instructions
+        texts = ["" if lost else text for lost, text in zip(no_text, asked, strict=True)]
+        embedded = pipeline._encode_prompt(texts, torch.device("cpu"), 1, False)
+        noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
+        predicted = pipeline.unet(torch.cat([noisy, source], 1), timesteps, embedded).sample
+        expected = ((predicted - noise) ** 2).mean((1, 2, 3))
+    torch.testing.assert_close(sample_losses(task, KEYS), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_samples_loss_does_not_depend_on_its_batch(task: InstructPix2PixTask) -> None:
+    together = sample_losses(task, KEYS)
+    for index, key in enumerate(KEYS[:3]):
+        torch.testing.assert_close(
+            sample_losses(task, [key])[0], together[index], atol=1e-5, rtol=1e-5
+        )
+
+
+def test_each_visit_draws_anew(task: InstructPix2PixTask) -> None:
+    keys = [SampleKey("i1", visit) for visit in range(4)]
+    losses = sample_losses(task, keys).tolist()
+    assert len(set(losses)) == 4
+
+
+def test_only_what_is_asked_for_is_trainable(task: InstructPix2PixTask) -> None:
+    unet = {f"unet.{name}" for name, _ in task.pipeline.unet.named_parameters()}
+    assert set(task.trainable_parameters()) == unet
+    lora = build_task(trainable="lora", targets=("to_q", "conv_in")).trainable_parameters()
+    assert {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in lora} == {"to_q", "conv_in"}
+    assert all(value.dtype == torch.float32 for value in lora.values())
+
+
+def test_lora_dropout_is_active_and_keyed() -> None:
+    task = build_task(dropout=0.5)
+    for name, parameter in task.trainable_parameters().items():
+        if "lora_B" in name:
+            torch.nn.init.ones_(parameter)
+    from unsafe2safe.training.draws import keyed_torch_rng
+
+    def loss(keys: Sequence[SampleKey]) -> float:
+        torch.rand(1)  # the state outside has no part in it
+        with keyed_torch_rng(4, keys, torch.device("cpu")):
+            return float(sample_losses(task, keys).mean())
+
+    assert loss(KEYS) == loss(KEYS)
+    torch.manual_seed(0)
+    free = {float(sample_losses(task, KEYS).mean()) for _ in range(2)}
+    assert len(free) == 2
