@@ -1,0 +1,1 @@
+"""Measuring runs and folders beside reference rows, and the report of it."""

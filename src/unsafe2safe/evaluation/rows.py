@@ -1,0 +1,206 @@
+"""The rows of the table: where the edited image of an original comes from.
+
+A row is a run of ``anonymize.py``, a folder made by any tool, or a reference that is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import cv2
+from typing_extensions import override
+
+from unsafe2safe.core.errors import ItemError, UnreadableImage, UsageError
+from unsafe2safe.core.files import inside
+from unsafe2safe.core.ledger import read_run
+from unsafe2safe.core.records import ImageRecord, Outcome, OutcomeState
+from unsafe2safe.core.tables import read_records
+from unsafe2safe.data.decode import decode_bytes, decode_file
+from unsafe2safe.data.source import ImageSource
+from unsafe2safe.vision.arrays import RgbImage
+
+Kind = Literal["run", "folder", "reference"]
+
+
+class MissingEditError(ItemError):
+    """The row has no edited image for this original: held back, or never made."""
+
+
+class Row(ABC):
+    """One row: ``name`` is its key in metrics.json, ``title`` what people read."""
+
+    kind: Kind
+
+    def __init__(self, name: str, title: str) -> None:
+        self.name, self.title = name, title
+
+    @abstractmethod
+    def edited(self, image_id: str, original: RgbImage) -> RgbImage:
+        """The edited image of ``image_id``, (H, W, 3) uint8 RGB, of any size.
+
+        Raises:
+            MissingEditError: there is none.
+            UnreadableImage: there is one that cannot be used.
+        """
+
+    @abstractmethod
+    def held_back(self, image_ids: Sequence[str]) -> dict[str, int]:
+        """How many of ``image_ids`` have no edited image, by reason."""
+
+
+class ReferenceRow(Row):
+    """A row computed from the originals."""
+
+    kind = "reference"
+
+    def __init__(self, name: str, title: str, change: Callable[[RgbImage], RgbImage]) -> None:
+        super().__init__(name, title)
+        self._change = change
+
+    @override
+    def edited(self, image_id: str, original: RgbImage) -> RgbImage:
+        return self._change(original)
+
+    @override
+    def held_back(self, image_ids: Sequence[str]) -> dict[str, int]:
+        return {}
+
+
+def reference_row(name: Literal["identity", "blur"], blur_sigma: float) -> ReferenceRow:
+    """``identity`` returns the original; ``blur`` blurs the whole frame, whatever it shows, with a
+    Gaussian whose sigma is ``blur_sigma`` of the long side."""
+    if name == "identity":
+        return ReferenceRow(name, "identity (no edit)", lambda pixels: pixels)
+
+    def blur(pixels: RgbImage) -> RgbImage:
+        blurred: RgbImage = cv2.GaussianBlur(pixels, (0, 0), blur_sigma * max(pixels.shape[:2]))
+        return blurred
+
+    return ReferenceRow(name, "blur (whole frame)", blur)
+
+
+class RunRow(Row):
+    """The published files of a complete run of ``anonymize.py``, and nothing else of it."""
+
+    kind = "run"
+
+    def __init__(self, folder: Path, name: str, title: str) -> None:
+        super().__init__(name, title)
+        self.folder = folder
+        rows = read_records(folder / "manifest.parquet", Outcome)
+        self.outcomes: dict[str, Outcome] = {row.image_id: row for row in rows}
+
+    @override
+    def edited(self, image_id: str, original: RgbImage) -> RgbImage:
+        return self.published(image_id)
+
+    def published(self, image_id: str) -> RgbImage:
+        """The published picture as whoever opens its file sees it.
+
+        Raises:
+            MissingEditError: its outcome does not publish it.
+            UnreadableImage: the file is gone, damaged, or not the one that was verified.
+        """
+        outcome = self.outcomes[image_id]
+        if not outcome.state.publishable or outcome.published_as is None:
+            raise MissingEditError(image_id, outcome.reason or str(outcome.state))
+        try:
+            content = inside(self.folder / "published", outcome.published_as).read_bytes()
+        except (OSError, UsageError):
+            raise UnreadableImage(image_id, "its published file is missing") from None
+        if hashlib.sha256(content).hexdigest() != outcome.output_sha256:
+            raise UnreadableImage(image_id, "its published file is not the one that was verified")
+        return decode_bytes(content, image_id).pixels
+
+    @override
+    def held_back(self, image_ids: Sequence[str]) -> dict[str, int]:
+        reasons = Counter(
+            f"{outcome.state}: {outcome.reason}" if outcome.reason else str(outcome.state)
+            for outcome in (self.outcomes[image_id] for image_id in image_ids)
+            if not outcome.state.publishable
+        )
+        return dict(reasons.most_common())
+
+    def pictures(self, image_ids: Sequence[str]) -> list[str]:
+        """The publishable ones among ``image_ids``, edited ones first."""
+        found = [name for name in image_ids if self.outcomes[name].state.publishable]
+        return sorted(found, key=lambda name: self.outcomes[name].state != OutcomeState.ANONYMIZED)
+
+
+def run_rows(folders: Sequence[Path]) -> list[RunRow]:
+    """Rows of complete runs, with names and titles that tell them apart."""
+    states = [read_run(folder) or {} for folder in folders]
+    titles = [_run_title(state) for state in states]
+    names = [folder.resolve().name for folder in folders]
+    rows = []
+    for index, (folder, state) in enumerate(zip(folders, states, strict=True)):
+        name, title = names[index], titles[index]
+        if titles.count(title) > 1:
+            title = f"{title} ({str(state.get('fingerprint', ''))[:6]})"
+        if names.count(name) > 1:
+            name = f"{name}-{index + 1}"
+        rows.append(RunRow(folder, name, title))
+    return rows
+
+
+def _run_title(state: Mapping[str, object]) -> str:
+    config = state.get("config")
+    settings = config if isinstance(config, dict) else {}
+    editor = settings.get("editor") or {}
+    words = [str(editor.get("name", "run")), str(editor.get("method") or "")]
+    if settings.get("adapter"):
+        words.append("with adapter")
+    return " ".join(word for word in words if word)
+
+
+class FolderRow(Row):
+    """Edited images in a folder that any tool has written."""
+
+    kind = "folder"
+
+    def __init__(self, matched: Mapping[str, ImageRecord]) -> None:
+        super().__init__("edited", "edited folder")
+        self._matched = matched
+
+    @override
+    def edited(self, image_id: str, original: RgbImage) -> RgbImage:
+        if image_id not in self._matched:
+            raise MissingEditError(image_id, "no edited file of this name")
+        return decode_file(self._matched[image_id].path, image_id).pixels
+
+    @override
+    def held_back(self, image_ids: Sequence[str]) -> dict[str, int]:
+        absent = sum(image_id not in self._matched for image_id in image_ids)
+        return {"no edited file of this name": absent} if absent else {}
+
+
+def match_folders(
+    originals: ImageSource, edited: ImageSource
+) -> tuple[dict[str, ImageRecord], list[str]]:
+    """Edited records by ``image_id`` of their originals, and the edited ids left over.
+
+    Files match by relative path; failing that, by relative path without suffix, where exactly one
+    original and one edited file bear that name.
+    """
+    by_id = {record.image_id: record for record in edited.records()}
+    ids = [record.image_id for record in originals.records()]
+    matched = {image_id: by_id[image_id] for image_id in ids if image_id in by_id}
+    free = [name for name in by_id if name not in matched]
+    wanting = [name for name in ids if name not in matched]
+    edited_stems, stems = Counter(map(_stem, by_id)), Counter(map(_stem, ids))
+    by_stem = {_stem(name): name for name in free}
+    for image_id in wanting:
+        stem = _stem(image_id)
+        if stems[stem] == 1 and edited_stems[stem] == 1 and stem in by_stem:
+            matched[image_id] = by_id[by_stem[stem]]
+    used = {record.image_id for record in matched.values()}
+    return matched, sorted(name for name in free if name not in used)
+
+
+def _stem(image_id: str) -> str:
+    return str(PurePosixPath(image_id).with_suffix(""))

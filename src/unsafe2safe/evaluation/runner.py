@@ -1,0 +1,221 @@
+"""Every metric on every row, over the same images.
+
+Work goes unit by unit, and within a unit a few images at a time: an original is decoded once, its
+faces and texts are looked for once, and all rows and metrics share them. A unit's scores are
+written when it is done, so that a run that was stopped goes on after its last whole unit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from unsafe2safe.core.errors import UnreadableImage
+from unsafe2safe.core.files import write_json
+from unsafe2safe.core.randomness import generator
+from unsafe2safe.core.records import MetricResult, WorkUnit
+from unsafe2safe.core.units import cut_units
+from unsafe2safe.engines.local import run_units
+from unsafe2safe.evaluation.results import RowResult
+from unsafe2safe.evaluation.rows import MissingEditError, Row
+from unsafe2safe.evaluation.subjects import Subjects
+from unsafe2safe.metrics.base import ItemScore, Metric, PairSample
+from unsafe2safe.metrics.features import ImageFeatures
+from unsafe2safe.vision.arrays import resized
+from unsafe2safe.vision.perception import Perception
+
+log = logging.getLogger("unsafe2safe")
+
+BoolMask = NDArray[np.bool_]
+
+_AT_ONCE = 4  # images in memory, with their edited ones
+
+
+@dataclass
+class Measured:
+    """The scores of one original's pair in one row, by metric."""
+
+    edited: bool = False
+    resized: bool = False
+    failure: str = ""
+    scores: dict[str, ItemScore] = field(default_factory=dict)
+
+
+@dataclass
+class UnitScores:
+    """What ``units/part-*.json`` holds: for each image of the unit, in order, its rows."""
+
+    images: int
+    items: list[dict[str, Measured]]
+
+
+class Runner:
+    """Measures ``rows`` with ``metrics``, both by name, on the ``subjects``."""
+
+    def __init__(
+        self,
+        subjects: Subjects,
+        rows: Sequence[Row],
+        metrics: Mapping[str, Metric],
+        perception: Perception,
+        *,
+        folder: Path,
+        unit_size: int,
+    ) -> None:
+        self.subjects, self.rows, self.metrics = subjects, rows, metrics
+        self.perception, self._folder = perception, folder
+        self.units = cut_units(list(subjects.image_ids), unit_size)
+
+    def run(self) -> list[dict[str, Measured]]:
+        """The scores of all images, in the order of the subjects."""
+        run_units(self.units, lambda unit: self._read(unit) is not None, self._write, "evaluate")
+        items = []
+        for unit in self.units:
+            scores = self._read(unit)
+            if scores is None:
+                raise RuntimeError(f"{unit.name} vanished while it was being measured")
+            items.extend(scores.items)
+        return items
+
+    def _path(self, unit: WorkUnit) -> Path:
+        return self._folder / f"{unit.name}.json"
+
+    def _read(self, unit: WorkUnit) -> UnitScores | None:
+        try:
+            content = json.loads(self._path(unit).read_text("utf-8"))
+            scores: UnitScores = TypeAdapter(UnitScores).validate_python(content)
+        except (OSError, ValueError, ValidationError):
+            return None
+        return scores if scores.images == len(unit.image_ids) else None
+
+    def _write(self, unit: WorkUnit, advance: Callable[[], None]) -> None:
+        items: list[dict[str, Measured]] = []
+        for start in range(0, len(unit.image_ids), _AT_ONCE):
+            some = unit.image_ids[start : start + _AT_ONCE]
+            items.extend(self._measure(some))
+            for _ in some:
+                advance()
+        write_json(self._path(unit), asdict(UnitScores(len(items), items)))
+
+    def _measure(self, image_ids: Sequence[str]) -> list[dict[str, Measured]]:
+        found = [{row.name: Measured() for row in self.rows} for _ in image_ids]
+        originals = [self._original(image_id) for image_id in image_ids]
+        for row in self.rows:
+            samples: list[PairSample] = []
+            places: list[Measured] = []
+            for image_id, original, rows in zip(image_ids, originals, found, strict=True):
+                place = rows[row.name]
+                if isinstance(original, str):
+                    place.failure = original
+                    place.scores = {name: ItemScore(missing=1) for name in self.metrics}
+                    continue
+                features, mask = original
+                samples.append(self._pair(row, image_id, features, mask, place))
+                places.append(place)
+            for name, metric in self.metrics.items():
+                for place, score in zip(places, self._score(name, metric, samples), strict=True):
+                    place.scores[name] = score or ItemScore(missing=1)
+                    if score is None:
+                        place.failure = f"{name} could not be measured"
+        return found
+
+    def _original(self, image_id: str) -> tuple[ImageFeatures, BoolMask] | str:
+        """Features and mask of an original, or why there are none."""
+        try:
+            pixels = self.subjects.source.decode(self.subjects.record(image_id)).pixels
+            features = ImageFeatures(pixels, self.perception)
+            regions = self.subjects.regions([image_id]).get(image_id)
+            return features, self.subjects.mask(features, regions)
+        except UnreadableImage as error:
+            log.warning("%s: original: %s", image_id, error.reason)
+            return f"original: {error.reason}"
+        except Exception as error:  # one bad image never ends a run; its message may quote it
+            log.warning("%s: looking at the original raised %s", image_id, type(error).__name__)
+            return f"looking at the original raised {type(error).__name__}"
+
+    def _pair(
+        self,
+        row: Row,
+        image_id: str,
+        original: ImageFeatures,
+        mask: BoolMask,
+        place: Measured,
+    ) -> PairSample:
+        try:
+            pixels = row.edited(image_id, original.pixels)
+            height, width = original.size
+            place.resized = pixels.shape != original.pixels.shape
+            pixels = resized(pixels, height, width)
+        except MissingEditError:
+            return PairSample(image_id, original, None, mask)
+        except Exception as error:
+            reason = error.reason if isinstance(error, UnreadableImage) else type(error).__name__
+            log.warning("%s: %s: %s", row.name, image_id, reason)
+            place.failure = f"edited: {reason}"
+            return PairSample(image_id, original, None, mask)
+        place.edited = True
+        same = np.array_equal(pixels, original.pixels)  # then what was seen in one holds for both
+        edited = original if same else ImageFeatures(pixels, self.perception)
+        return PairSample(image_id, original, edited, mask, place.resized)
+
+    def _score(
+        self, name: str, metric: Metric, samples: list[PairSample]
+    ) -> list[ItemScore | None]:
+        """One score per sample; None where measuring it failed."""
+        try:
+            return list(metric.measure(samples))
+        except Exception as error:
+            if len(samples) != 1:
+                return [self._score(name, metric, [sample])[0] for sample in samples]
+            log.warning("%s: %s raised %s", samples[0].name, name, type(error).__name__)
+            return [None]
+
+
+def summarize(
+    items: Sequence[Mapping[str, Measured]],
+    image_ids: Sequence[str],
+    rows: Sequence[Row],
+    metrics: Mapping[str, Metric],
+    *,
+    samples: int,
+    seed: int,
+) -> tuple[int, list[RowResult]]:
+    """How many images every row has, and the rows' figures with their intervals.
+
+    The draws behind an interval depend on the seed and the metric only: rows with the same images
+    get the same draws.
+    """
+    shared = [item for item in items if all(item[row.name].edited for row in rows)]
+
+    def figures(row: Row, over: Sequence[Mapping[str, Measured]]) -> dict[str, MetricResult]:
+        return {
+            name: metric.aggregate(
+                [item[row.name].scores[name] for item in over],
+                samples,
+                generator(seed, "", 0, f"bootstrap {name}"),
+            )
+            for name, metric in metrics.items()
+        }
+
+    results = [
+        RowResult(
+            name=row.name,
+            title=row.title,
+            kind=row.kind,
+            edited=sum(item[row.name].edited for item in items),
+            resized=sum(item[row.name].resized for item in items),
+            unreadable=sum(bool(item[row.name].failure) for item in items),
+            held_back=row.held_back(image_ids),
+            metrics=figures(row, items),
+            metrics_on_common=figures(row, shared),
+        )
+        for row in rows
+    ]
+    return len(shared), results

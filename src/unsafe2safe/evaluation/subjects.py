@@ -1,0 +1,94 @@
+"""The originals that are measured, and what is sensitive in each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unsafe2safe.anonymize.lookup import TripletLookup
+from unsafe2safe.core.config.schema import Evaluate
+from unsafe2safe.core.ledger import read_run
+from unsafe2safe.core.records import Box, Category, ImageRecord, Region
+from unsafe2safe.data.source import ImageSource
+from unsafe2safe.metrics.features import ImageFeatures
+from unsafe2safe.vision.regions import grow_region, mask_of
+
+log = logging.getLogger("unsafe2safe")
+
+
+class Subjects:
+    """Originals by ``image_id`` and their masks, the same for every row.
+
+    Masks are made of the regions of ``triplets``, the run that described the data set; where there
+    is none, of the faces and lines of text that perception finds in the original.
+    """
+
+    def __init__(
+        self, source: ImageSource, image_ids: Sequence[str], triplets: Path | None, config: Evaluate
+    ) -> None:
+        self.source = source
+        self.image_ids = tuple(sorted(image_ids))
+        self._records = {record.image_id: record for record in source.records()}
+        self._lookup = TripletLookup(triplets) if triplets else None
+        self._margin, self._categories = config.mask_margin, frozenset(config.mask_categories)
+
+    @property
+    def masks_from(self) -> str:
+        """Told in the report."""
+        if self._lookup:
+            return "the regions that generate_triplets.py found in the originals"
+        return "the faces and lines of text that the embedded detectors find in the originals"
+
+    def record(self, image_id: str) -> ImageRecord:
+        return self._records[image_id]
+
+    def regions(self, image_ids: Sequence[str]) -> dict[str, tuple[Region, ...]]:
+        """Regions of those images that were described; the others are absent."""
+        if self._lookup is None:
+            return {}
+        found = self._lookup.find(sorted(image_ids))
+        return {image_id: regions for image_id, (_, regions) in found.items()}
+
+    def mask(
+        self, features: ImageFeatures, regions: tuple[Region, ...] | None
+    ) -> NDArray[np.bool_]:
+        """(H, W) bool: what is sensitive in the original, grown by the margin."""
+        height, width = features.size
+        boxes = (
+            self._detected(features)
+            if regions is None
+            else [(r.category, r.box) for r in regions if r.category in self._categories]
+        )
+        grown = [grow_region(category, box, self._margin, width, height) for category, box in boxes]
+        inside: NDArray[np.bool_] = mask_of(grown, height, width) > 0.5
+        return inside
+
+    def _detected(self, features: ImageFeatures) -> list[tuple[Category, Box]]:
+        found = [(Category.FACE, face.box) for face in features.faces]
+        found += [(Category.TEXT, line.box) for line in features.lines]
+        return [(category, box) for category, box in found if category in self._categories]
+
+
+def triplets_of(runs: Sequence[Path]) -> Path | None:
+    """The run of generate_triplets.py behind ``runs``: the first one's, if it is still there.
+
+    Runs made of other triplets are told: their images are measured inside the first one's masks.
+    """
+    behind = [Path(_input(run)) for run in runs if _input(run)]
+    if len(set(behind)) > 1:
+        log.warning("the runs were made of different triplets; masks are those of the first run's")
+    for triplets in behind[:1]:
+        state = read_run(triplets)
+        if state and state["status"] == "complete" and (triplets / "triplets").is_dir():
+            return triplets
+        log.warning("the triplets behind the run are gone; what is sensitive is detected anew")
+    return None
+
+
+def _input(run: Path) -> str:
+    state = read_run(run) or {}
+    return str((state.get("inputs") or {}).get("triplets") or "")

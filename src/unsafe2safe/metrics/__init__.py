@@ -1,0 +1,1 @@
+"""Pure metrics over pairs of images, and the statistics behind their intervals."""

@@ -1,0 +1,124 @@
+"""What a metric is: it gives each image some values, and says why where it gives none.
+
+A metric is a component: one class here and one entry in ``configs/metrics``. It sees pairs of an
+original and an edited image with their lazily computed features, so that a detector looks at each
+image once however many metrics and rows ask for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unsafe2safe.core.config.components import component
+from unsafe2safe.core.records import MetricResult
+from unsafe2safe.metrics.features import ImageFeatures
+from unsafe2safe.metrics.statistics import clustered_interval
+
+Direction = Literal["up", "down", "none"]
+Group = Literal["quality", "cheating", "privacy", "utility"]
+
+
+@dataclass(frozen=True, eq=False)
+class PairSample:
+    """An original, its edited image (None: missing) and what was sensitive in it.
+
+    ``mask`` is (H, W) bool in the original's geometry, true where something sensitive is. The
+    edited image has the original's size: it was resized where ``resized`` says so.
+    """
+
+    name: str
+    original: ImageFeatures
+    edited: ImageFeatures | None
+    mask: NDArray[np.bool_]
+    resized: bool = False
+
+    @property
+    def after(self) -> ImageFeatures:
+        """The edited image's features; only for pairs that have one."""
+        if self.edited is None:
+            raise ValueError(f"{self.name} has no edited image")
+        return self.edited
+
+    @cached_property
+    def faces_in_place(self) -> NDArray[np.float32]:
+        """(N, 128) embeddings of the edited image at the places of the original's N faces."""
+        return self.after.embed_at(self.original.faces)
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """What one metric found on one pair: values (one per unit), and counts of where it has none."""
+
+    values: tuple[float, ...] = ()
+    missing: int = 0
+    not_applicable: int = 0
+
+
+@component
+class Metric(ABC):
+    """Base of all metrics.
+
+    The image is the cluster of the interval; ``unit`` is what is counted: a metric over faces has
+    as many values for an image as its original has faces. An image to which the metric does not
+    apply counts once in ``n_not_applicable``, as does each unit that a definition leaves out.
+    """
+
+    title: ClassVar[str]
+    group: ClassVar[Group]
+    direction: ClassVar[Direction]  # which way is better
+    definition: ClassVar[str]  # told in the report
+    unit: ClassVar[Literal["image", "face", "text"]] = "image"
+    model: ClassVar[str] = ""
+
+    @abstractmethod
+    def expected(self, sample: PairSample) -> int:
+        """How many values are due, told from the original and its mask; 0: does not apply."""
+
+    @abstractmethod
+    def values(self, samples: Sequence[PairSample]) -> list[tuple[float, ...]]:
+        """The values of pairs that are complete and to which the metric applies.
+
+        Fewer than expected where the definition itself leaves units out.
+        """
+
+    def measure(self, samples: Sequence[PairSample]) -> list[ItemScore]:
+        """One score per pair, in order."""
+        due = [self.expected(sample) for sample in samples]
+        complete = [
+            sample for sample, count in zip(samples, due, strict=True) if count and sample.edited
+        ]
+        found = iter(self.values(complete) if complete else [])
+        scores = []
+        for sample, count in zip(samples, due, strict=True):
+            if not count:
+                scores.append(ItemScore(not_applicable=1))
+            elif sample.edited is None:
+                scores.append(ItemScore(missing=count))
+            else:
+                values = tuple(float(value) for value in next(found))
+                scores.append(ItemScore(values, not_applicable=count - len(values)))
+        return scores
+
+    def aggregate(
+        self, scores: Sequence[ItemScore], samples: int, rng: np.random.Generator
+    ) -> MetricResult:
+        """The mean over all values, with an interval from ``samples`` bootstrap draws of images.
+
+        A metric of the whole set (a distance of distributions, an entropy) overrides this.
+        """
+        clusters = [score.values for score in scores if score.values]
+        values = [value for cluster in clusters for value in cluster]
+        return MetricResult(
+            value=float(np.mean(values)) if values else None,
+            n=len(values),
+            n_missing=sum(score.missing for score in scores),
+            n_not_applicable=sum(score.not_applicable for score in scores),
+            interval=clustered_interval(clusters, samples, rng),
+        )

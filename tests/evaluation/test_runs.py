@@ -1,0 +1,215 @@
+"""What evaluate.py says of a run whose truth is known."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from evaluation.conftest import PORTRAIT, photo
+from evaluation.make_run import Fate, make_run
+
+from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.records import ExitStatus
+from unsafe2safe.evaluation.results import Evaluation
+from unsafe2safe.jobs import evaluate
+from unsafe2safe.metrics import structure
+
+CHEAP = ("ssim", "psnr_outside", "ssim_outside")
+
+
+@pytest.fixture(scope="session")
+def rows(evaluated):
+    found = Evaluation.read(evaluated.output_dir / "metrics.json")
+    return {row.name: row for row in found.rows}
+
+
+def test_identity_keeps_everything_exactly(rows):
+    figures = rows["identity"].metrics
+    kept = {"face_sim", "face_sim_paper", "face_leak_rate", "text_leak_recall", "text_sim_paper"}
+    for name in kept | {"ssim", "ssim_inside", "ssim_outside"}:
+        assert figures[name].value == pytest.approx(1.0, abs=1e-12), name
+    for name in ("st_lpips_inside", "st_lpips_outside", "faces_vanished"):
+        assert figures[name].value == 0.0, name
+    assert figures["psnr_outside"].value == 100.0
+
+
+def test_blur_lowers_what_identity_keeps_and_changes_more(rows):
+    blur, identity = rows["blur"].metrics, rows["identity"].metrics
+    for name in ("face_sim", "text_leak_recall", "ssim", "ssim_outside", "psnr_outside"):
+        assert blur[name].value < identity[name].value, name
+    assert blur["st_lpips_outside"].value > 0.05
+
+
+def test_a_run_that_edits_inside_its_masks_is_measured_so(rows):
+    figures = rows["run"].metrics
+    assert figures["ssim_outside"].value == pytest.approx(1.0, abs=1e-9)
+    assert figures["st_lpips_outside"].value == 0.0
+    assert figures["psnr_outside"].value == 100.0
+    assert figures["ssim_inside"].value < 0.9
+    assert figures["face_leak_rate"].value == 0.0
+    assert figures["text_leak_recall"].value == 0.0
+
+
+def test_held_back_and_undecodable_images_are_missing_not_left_out(rows, evaluated):
+    run, identity = rows["run"], rows["identity"]
+    assert run.edited == 3
+    assert run.held_back == {
+        "failed: truncated": 1,
+        "needs_review: a face is still found": 1,
+    }
+    # a face of the one held back, and the damaged original, whose faces nobody can count
+    assert (run.metrics["face_sim"].n, run.metrics["face_sim"].n_missing) == (1, 2)
+    assert (identity.metrics["face_sim"].n, identity.metrics["face_sim"].n_missing) == (2, 1)
+    assert (run.metrics["ssim"].n, run.metrics["ssim"].n_missing) == (3, 2)
+    # the cat has neither face nor text nor mask
+    assert identity.metrics["ssim_inside"].n_not_applicable == 1
+    assert identity.metrics["text_leak_recall"].n_not_applicable == 3
+    assert evaluated.status == ExitStatus.DONE_WITH_FAILURES
+    told = (evaluated.output_dir / "failures.jsonl").read_text()
+    assert json.loads(told.splitlines()[0])["reason"] == "original: truncated"
+
+
+def test_all_rows_are_compared_on_the_images_that_every_row_has(rows, evaluated):
+    common = Evaluation.read(evaluated.output_dir / "metrics.json").common
+    assert common == 3
+    assert {row.metrics_on_common["ssim"].n for row in rows.values()} == {3}
+
+
+def test_intervals_need_two_images_and_hold_the_value(rows):
+    assert rows["run"].metrics["face_sim"].interval is None
+    low, high = rows["blur"].metrics["ssim"].interval
+    assert low < rows["blur"].metrics["ssim"].value < high
+
+
+def test_tables_hold_the_same_figures(rows, evaluated):
+    lines = list(csv.DictReader((evaluated.output_dir / "tables/figures.csv").open()))
+    blur = next(x for x in lines if (x["row"], x["metric"]) == ("blur", "ssim"))
+    assert float(blur["value"]) == rows["blur"].metrics["ssim"].value
+    items = list(csv.DictReader((evaluated.output_dir / "tables/run.csv").open()))
+    assert [item["published_as"] for item in items] == [
+        "0123abcd.png",
+        "cat.png",
+        "",
+        "",
+        "note.png",
+    ]
+    assert items[2]["ssim"] == ""
+
+
+def test_the_same_command_again_measures_nothing(world, evaluated, no_measuring):
+    before = (evaluated.output_dir / "metrics.json").read_bytes()
+    again = evaluate.run(world.config(f"runs=[{world.run}]", "engine.unit_size=2"))
+    assert again.output_dir == evaluated.output_dir
+    assert again.counts == evaluated.counts
+    assert (again.output_dir / "metrics.json").read_bytes() == before
+
+
+def test_the_newest_complete_run_is_the_default_and_told(new_world, caplog):
+    caplog.set_level("INFO")
+    # find_input looks below paths.runs/anonymize
+    place = new_world.root / "outputs" / "anonymize" / "found"
+    shutil.copytree(new_world.run, place)
+    result = evaluate.run(new_world.config("references=[]", metrics=["ssim"]))
+    assert f"runs={place}" in caplog.text
+    assert result.output_dir.parent == new_world.root / "outputs" / "evaluate"
+
+
+def test_an_interrupted_run_goes_on_after_its_last_unit_with_the_same_bytes(new_world, monkeypatch):
+    def config(name):
+        overrides = [f"runs=[{new_world.run}]", "engine.unit_size=2"]
+        return new_world.config(*overrides, f"output_dir={new_world.root / name}", metrics=CHEAP)
+
+    whole = evaluate.run(config("whole"))
+    real, written = evaluate.Runner._write, []
+
+    def interrupted(self, unit, advance):
+        if len(written) == 1 and "again" not in written:
+            written.append("again")
+            raise KeyboardInterrupt
+        written.append(unit.name)
+        real(self, unit, advance)
+
+    monkeypatch.setattr(evaluate.Runner, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(config("parts"))
+    parts = evaluate.run(config("parts"))
+    assert written == ["part-000000", "again", "part-000001", "part-000002"]
+    for name in ("metrics.json", "tables/run.csv", "tables/figures.csv", "report.html"):
+        assert (parts.output_dir / name).read_bytes() == (whole.output_dir / name).read_bytes()
+
+
+def test_a_published_file_that_was_exchanged_is_neither_measured_nor_shown(new_world):
+    shutil.copyfile(new_world.originals / PORTRAIT, new_world.run / "published" / "0123abcd.png")
+    result = evaluate.run(
+        new_world.config(f"runs=[{new_world.run}]", "references=[]", metrics=["ssim"])
+    )
+    assert Evaluation.read(result.output_dir / "metrics.json").rows[0].edited == 2
+    failures = (result.output_dir / "failures.jsonl").read_text()
+    assert "not the one that was verified" in failures
+    assert "0123abcd.png" not in (result.output_dir / "report.html").read_text()
+
+
+def test_one_metric_that_fails_ends_neither_run_nor_image(new_world, monkeypatch):
+    real_map = structure.ssim_map
+
+    def broken(first, second):
+        if first.shape[1] == 451 and first.shape[0] == 300:  # the cat
+            raise ValueError("Anna Weber")
+        return real_map(first, second)
+
+    monkeypatch.setattr(structure, "ssim_map", broken)
+    result = evaluate.run(
+        new_world.config(f"runs=[{new_world.run}]", "references=[]", metrics=CHEAP)
+    )
+    row = Evaluation.read(result.output_dir / "metrics.json").rows[0]
+    assert (row.metrics["ssim"].n, row.metrics["psnr_outside"].n) == (2, 3)
+    assert "Anna Weber" not in (result.output_dir / "failures.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["runs=[]"], "runs is empty"),
+        (["runs=[{root}/originals]"], "is no run folder of anonymize.py"),
+        (["originals={root}"], "edited is not given"),
+        (["edited={root}"], "originals is not given"),
+        (["originals={root}", "edited={root}", "runs=[{root}]"], "not both"),
+        (["originals={root}/absent", "edited={root}"], "originals={root}/absent is not a folder"),
+        (["dataset=samples", "runs=[{root}/outputs/run]"], "other settings"),
+        (["paths.runs={root}/nowhere"], "run `python anonymize.py dataset=folder` first"),
+    ],
+)
+def test_unusable_arguments_are_one_line(world, overrides, told):
+    given = [override.format(root=world.root) for override in overrides]
+    if "dataset=samples" in given:
+        given.append("dataset.root=null")
+    with pytest.raises(UsageError, match=r"\A[^\n]*\Z") as error:
+        evaluate.run(world.config(*given))
+    assert told.format(root=world.root) in str(error.value)
+
+
+def test_two_runs_are_told_apart_and_the_better_is_marked(new_world):
+    worse = make_run(
+        new_world.root,
+        ["dataset=folder", f"dataset.root={new_world.originals}", "seed=5"],
+        {name: Fate(photo(name) // 2) for name in ("cat.jpg", "note.jpg")},
+        name="worse",
+    )
+    result = evaluate.run(
+        new_world.config(f"runs=[{new_world.run},{worse}]", metrics=["ssim_outside"])
+    )
+    found = Evaluation.read(result.output_dir / "metrics.json")
+    assert found.images == 2  # the same for each row
+    assert [row.name for row in found.rows] == ["run", "worse", "identity", "blur"]
+    assert found.rows[0].title != found.rows[1].title
+    assert (result.output_dir / "report.html").read_text().count(">best</span>") == 1
+
+
+def test_figures_reach_the_tracker(new_world):
+    config = new_world.config(
+        f"runs=[{new_world.run}]", "references=[]", "logger=csv", metrics=["ssim"]
+    )
+    result = evaluate.run(config)
+    (line,) = csv.DictReader((result.output_dir / "metrics.csv").open())
+    expected = Evaluation.read(result.output_dir / "metrics.json").rows[0].metrics["ssim"].value
+    assert float(line["run/ssim"]) == expected
