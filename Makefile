@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 OMP_NUM_THREADS ?= 2
-export OMP_NUM_THREADS
+# Threads that spin while they wait starve every other process on the machine.
+OMP_WAIT_POLICY ?= PASSIVE
+export OMP_NUM_THREADS OMP_WAIT_POLICY
 # The demo keeps to itself: its runs, its private share, its data.
 DEMO_PATHS := paths.runs=$(DEMO)/runs paths.private=$(DEMO)/private
 # A script that finished, but held something back or failed on single items, exits with 3.

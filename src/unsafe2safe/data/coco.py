@@ -78,8 +78,11 @@ class CocoSource(ImageSource):
     """
 
     name: str = "coco"
-    root: Path = Field()  # required, unlike the base's
-    split: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "train2017"
+    # required, unlike the base's
+    root: Path = Field(description="Folder that holds the data set.")
+    split: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
+        default="train2017", description="Folder of the images and ending of the annotation files."
+    )
 
     @property
     def root_path(self) -> Path:

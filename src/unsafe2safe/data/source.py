@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UnreadableImage, UsageError
@@ -24,11 +24,18 @@ _log = logging.getLogger(__name__)
 class ImageSource(ABC):
     """Base of the data sets. A subclass says what there is; reading it is done here."""
 
-    name: str
-    root: Path | None = None
-    orientation: Literal["apply", "raster"] = "apply"
-    limit: PositiveInt | None = None
-    max_pixels: PositiveInt = MAX_PIXELS
+    name: str = Field(description="Name of the data set; part of the names of its run folders.")
+    root: Path | None = Field(default=None, description="Folder that holds the data set.")
+    orientation: Literal["apply", "raster"] = Field(
+        default="apply",
+        description="Turn pictures as their EXIF orientation says, or keep the raster as stored.",
+    )
+    limit: PositiveInt | None = Field(
+        default=None, description="Use the first so many images only, as a trial; null: all."
+    )
+    max_pixels: PositiveInt = Field(
+        default=MAX_PIXELS, description="An image with more pixels is refused undecoded."
+    )
 
     @abstractmethod
     def found(self) -> Iterable[ImageRecord]:

@@ -44,6 +44,9 @@ def run_job(script: str, config: DictConfig) -> RunResult:
 
 def main(script: str) -> None:
     """Run ``script`` with the process's own arguments and exit with the worst job's status."""
+    # Threads that spin while they wait make a step many times slower as soon as another process
+    # wants the cores. Read once, when the OpenMP library loads, so set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("unsafe2safe").setLevel(logging.INFO)
     results: list[RunResult] = []

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.records import (
     ImageRecord,
@@ -33,7 +35,7 @@ class Described:
 class Stage1(ABC):
     """Base of all Stage 1 backends."""
 
-    name: str
+    name: str = Field(description="Name of the backend; part of the names of its run folders.")
 
     @abstractmethod
     def describe(
