@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pydantic import Field
 
@@ -24,11 +24,15 @@ from unsafe2safe.vision.perception import Perception
 
 @dataclass(frozen=True, eq=False)
 class Described:
-    """All that Stage 1 says of one image."""
+    """All that Stage 1 says of one image.
+
+    ``leaks`` counts by kind what the leak guard kept out of the public texts; numbers only.
+    """
 
     triplet: Triplet
     private: PrivateRecord
     regions: tuple[Region, ...]
+    leaks: Mapping[str, int] = field(default_factory=dict)
 
 
 @component
@@ -36,6 +40,15 @@ class Stage1(ABC):
     """Base of all Stage 1 backends."""
 
     name: str = Field(description="Name of the backend; part of the names of its run folders.")
+
+    @property
+    def images_together(self) -> int:
+        """How many images :meth:`describe` is best given at once; part of a unit at most."""
+        return 8
+
+    def content(self) -> Mapping[str, str]:
+        """Hashes of files that change the result, for the run's fingerprint; by name."""
+        return {}
 
     @abstractmethod
     def describe(
