@@ -77,12 +77,27 @@ def decode_file(
     Raises:
         UnreadableImage: the file is missing, not a regular file, unreadable or undecodable.
     """
+    return decode_bytes(
+        read_file(path, image_id),
+        image_id,
+        orientation=orientation,
+        max_pixels=max_pixels,
+        annotated_size=annotated_size,
+    )
+
+
+def read_file(path: Path, image_id: str) -> bytes:
+    """The whole content of a file.
+
+    Raises:
+        UnreadableImage: the file is missing, not a regular file, or cannot be read.
+    """
     try:
         if path.is_dir():
             raise UnreadableImage(image_id, "is a folder")
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
             raise UnreadableImage(image_id, "is not a regular file")
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise UnreadableImage(image_id, "file is missing") from None
     except OSError as error:
@@ -90,13 +105,6 @@ def decode_file(
         raise UnreadableImage(image_id, f"file cannot be read: {reason}") from None
     except MemoryError:
         raise UnreadableImage(image_id, "does not fit in memory") from None
-    return decode_bytes(
-        content,
-        image_id,
-        orientation=orientation,
-        max_pixels=max_pixels,
-        annotated_size=annotated_size,
-    )
 
 
 def decode_bytes(

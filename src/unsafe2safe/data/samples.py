@@ -17,6 +17,7 @@ from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import Box, ImageRecord
 from unsafe2safe.data.folder import walk
 from unsafe2safe.data.source import ImageSource, existing_folder
+from unsafe2safe.data.truth import PrivacyTruth
 
 _CC0 = ("CC0", "scikit-image 0.26 sample images")
 _US_GOVERNMENT = ("US government work", "official portrait, face-recognition 1.3.0 test images")
@@ -60,6 +61,19 @@ class SamplesSource(ImageSource):
         for record in walk(self.root_path):
             licence, credit = _SOURCES.get(record.image_id, (None, None))
             yield replace(record, licence=licence, credit=credit)
+
+    def truth(self, image_id: str) -> PrivacyTruth:
+        """Whether the photograph is unsafe, and what makes it so.
+
+        Raises:
+            UsageError: no record of this source has that id, or ``labels.json`` does not know it.
+        """
+        self.record(image_id)
+        if image_id not in self._labels:
+            raise UsageError(f"labels.json in {self.root_path} says nothing of {image_id!r}")
+        label = self._labels[image_id]
+        kinds = {"face": bool(label.face_boxes), "text": bool(label.text)}
+        return PrivacyTruth(label.unsafe, tuple(kind for kind, there in kinds.items() if there))
 
     def labels(self) -> Mapping[str, PhotoLabel]:
         """What is in each photograph, by ``image_id``.

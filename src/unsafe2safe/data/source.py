@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UnreadableImage, UsageError
 from unsafe2safe.core.records import ImageRecord
-from unsafe2safe.data.decode import MAX_PIXELS, DecodedImage, decode_file
+from unsafe2safe.data.decode import MAX_PIXELS, DecodedImage, decode_bytes, read_file
 
 _log = logging.getLogger(__name__)
 
@@ -83,18 +83,26 @@ class ImageSource(ABC):
         Raises:
             UnreadableImage: with a reason that holds no path outside the data set.
         """
-        if not self._inside(record.path):
-            raise UnreadableImage(record.image_id, "is a link that leaves the data set's root")
         size = None
         if record.width is not None and record.height is not None:
             size = (record.width, record.height)
-        return decode_file(
-            record.path,
+        return decode_bytes(
+            self.read(record),
             record.image_id,
             orientation=self.orientation,
             max_pixels=self.max_pixels,
             annotated_size=size,
         )
+
+    def read(self, record: ImageRecord) -> bytes:
+        """The encoded picture; sources whose pictures are no files of their own override this.
+
+        Raises:
+            UnreadableImage: with a reason that holds no path outside the data set.
+        """
+        if not self._inside(record.path):
+            raise UnreadableImage(record.image_id, "is a link that leaves the data set's root")
+        return read_file(record.path, record.image_id)
 
     def _inside(self, path: Path) -> bool:
         try:
