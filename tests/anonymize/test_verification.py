@@ -8,6 +8,7 @@ from PIL import Image
 from unsafe2safe import api
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.config.compose import load
+from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import Outcome, Pair
 from unsafe2safe.core.tables import read_parts, read_records
 from unsafe2safe.data.samples import photos_folder
@@ -148,3 +149,14 @@ def test_a_held_back_edit_goes_to_the_quarantine_of_the_private_share(folder):
     quarantined = list((folder / "private").rglob("quarantine/*.png"))
     assert quarantined
     assert all(path.stat().st_mode & 0o077 == 0 for path in quarantined)
+
+
+def test_another_unit_size_on_a_begun_run_is_refused(folder):
+    import json
+
+    result, _ = anonymized(folder, Raises())
+    state = json.loads((result.output_dir / "run.json").read_text())
+    state["status"] = "running"
+    (result.output_dir / "run.json").write_text(json.dumps(state))
+    with pytest.raises(UsageError, match=r"engine\.unit_size=64, not 1"):
+        anonymized(folder, Raises(), "engine.unit_size=1", f"output_dir={result.output_dir}")

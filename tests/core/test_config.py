@@ -25,6 +25,7 @@ def test_every_script_composes_with_its_defaults(script):
         (["existing=maybe"], "existing='maybe'"),
         (["+existing.foo=1"], "existing"),
         (["dataset=folder"], "dataset.root is not set"),
+        (["stage1/vlm=qwen3_vl_4b"], "stage1=qwen3_vl"),
         (["+vision.facethreshold=1"], "did you mean 'face_threshold'"),
     ],
 )

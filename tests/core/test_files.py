@@ -63,3 +63,10 @@ def test_private_folders_and_the_key_are_for_their_owner_only(tmp_path):
 def test_a_keyed_hash_differs_between_private_roots(tmp_path):
     digests = {KeyedHash(tmp_path / name).digest(b"picture") for name in ("a", "b")}
     assert len(digests) == 2
+
+
+def test_a_key_that_another_process_made_first_is_kept(tmp_path):
+    first = KeyedHash(tmp_path)
+    KeyedHash._create(tmp_path / "hmac.key")  # the loser of the race
+    assert KeyedHash(tmp_path).digest(b"x") == first.digest(b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["hmac.key"]

@@ -1,6 +1,7 @@
 """A run folder belongs to one configuration and one process."""
 
 import json
+import shutil
 
 import pytest
 
@@ -11,8 +12,10 @@ from unsafe2safe.core.ledger import (
     dataset_key,
     fingerprint,
     newest_complete,
+    purge,
     result_keys,
 )
+from unsafe2safe.core.units import Shard, UnitCut
 
 
 def spec(tmp_path, **keys):
@@ -121,3 +124,82 @@ def test_failures_are_one_json_object_a_line(tmp_path):
         folder.write_failures([{"image_id": "ä b.png", "reason": "empty file"}])
     lines = (tmp_path / "run" / "failures.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [{"image_id": "ä b.png", "reason": "empty file"}]
+
+
+def test_shards_share_a_folder_and_none_of_them_completes_it(tmp_path):
+    with (
+        RunFolder.open(spec(tmp_path), "resume", Shard(0, 2)) as first,
+        RunFolder.open(spec(tmp_path), "resume", Shard(1, 2)) as second,
+    ):
+        assert first.private == second.private
+        with pytest.raises(RuntimeError, match="never completes"):
+            second.finish({})
+        for shard in (None, Shard(0, 2), Shard(1, 3)):
+            with pytest.raises(UsageError, match="another process"):
+                RunFolder.open(spec(tmp_path), "resume", shard)
+    with RunFolder.open(spec(tmp_path), "resume") as alone:
+        alone.finish({})
+
+
+def test_a_shard_leaves_the_temporary_files_of_others_alone(tmp_path):
+    RunFolder.open(spec(tmp_path), "resume", Shard(0, 2)).close()
+    temporary = tmp_path / "run" / ".part.1.aa.tmp"
+    temporary.write_text("")
+    RunFolder.open(spec(tmp_path), "resume", Shard(1, 2)).close()
+    assert temporary.exists()
+    with RunFolder.open(spec(tmp_path), "resume") as folder:
+        private = folder.private / ".part.1.aa.tmp"
+        private.write_text("")
+        assert not temporary.exists()
+    RunFolder.open(spec(tmp_path), "resume").close()
+    assert not private.exists()
+
+
+def test_a_run_keeps_to_the_units_it_began_with(tmp_path):
+    for cut, told in (
+        (UnitCut(64, 10, "a"), None),
+        (UnitCut(64, 10, "a"), None),
+        (UnitCut(32, 10, "a"), "unit_size=64, not 32"),
+        (UnitCut(64, 11, "b"), "it had 10 images, now there are 11"),
+    ):
+        with RunFolder.open(spec(tmp_path), "resume") as folder:
+            if told is None:
+                folder.keep_to(cut)
+                continue
+            with pytest.raises(UsageError, match=told):
+                folder.keep_to(cut)
+
+
+def test_purge_deletes_the_private_share_of_this_run_only(tmp_path):
+    with RunFolder.open(spec(tmp_path), "resume") as folder:
+        (folder.private / "secret").write_text("secret")
+        other = tmp_path / "private" / "anonymize" / "other"
+        other.mkdir()
+        with pytest.raises(UsageError, match="another process"):
+            purge("anonymize", folder.path, tmp_path / "private")
+        private = folder.private
+    assert purge("anonymize", tmp_path / "run", tmp_path / "private") == (private, 1)
+    assert not private.exists()
+    assert other.exists()
+    with pytest.raises(UsageError, match=r"written by anonymize\.py"):
+        purge("train", tmp_path / "run", tmp_path / "private")
+
+
+def test_purge_finds_the_share_of_a_run_folder_that_is_gone(tmp_path):
+    with RunFolder.open(spec(tmp_path), "resume") as folder:
+        (folder.private / "secret").write_text("secret")
+    shutil.rmtree(tmp_path / "run")
+    assert purge("anonymize", tmp_path / "run", tmp_path / "private")[1] == 1
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", "anonymize", ".", "train/x"])
+def test_purge_never_follows_a_forged_run_file(tmp_path, name):
+    (tmp_path / "x").mkdir()
+    with RunFolder.open(spec(tmp_path), "resume") as folder:
+        (folder.private / "secret").write_text("secret")
+        state = {**folder.state, "private": name}
+        (folder.path / "run.json").write_text(json.dumps(state))
+    with pytest.raises(UsageError):
+        purge("anonymize", tmp_path / "run", tmp_path / "private")
+    assert (tmp_path / "x").exists()
+    assert list((tmp_path / "private").rglob("secret"))

@@ -15,6 +15,10 @@ class ConfigError(UsageError):
     """A configuration key or value that does not exist or has the wrong type."""
 
 
+class StorageError(Unsafe2SafeError):
+    """A file could not be written: the disk is full, a quota is reached (exit status 2)."""
+
+
 class ItemError(Unsafe2SafeError):
     """One item could not be processed; the run goes on and records ``reason``.
 

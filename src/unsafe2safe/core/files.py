@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.errors import StorageError, UsageError
 
 
 @contextmanager
@@ -21,10 +21,13 @@ def atomic_path(path: Path, mode: int | None = None) -> Iterator[Path]:
 
     The content is flushed to disk before the rename and the rename before the return, so that a
     reader sees the old file, the new file, or none, never half of one.
+
+    Raises:
+        StorageError: the disk is full or refuses the file; nothing of it is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
@@ -39,8 +42,14 @@ def atomic_path(path: Path, mode: int | None = None) -> Iterator[Path]:
             os.fsync(directory)
         finally:
             os.close(directory)
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else type(error).__name__
+        raise StorageError(
+            f"cannot write {path}: {reason}; what was written before is whole, and the same "
+            "command goes on from there"
+        ) from None
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             temporary.unlink()
 
 
@@ -102,8 +111,17 @@ class KeyedHash:
     def __init__(self, private_root: Path) -> None:
         path = make_private(private_root) / "hmac.key"
         if not path.exists():
-            write_bytes(path, secrets.token_bytes(32), mode=0o600)
+            self._create(path)
         self._key = path.read_bytes()
+
+    @staticmethod
+    def _create(path: Path) -> None:
+        """Make the key once, whichever of several processes comes first: linking never replaces."""
+        drawn = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        write_bytes(drawn, secrets.token_bytes(32), mode=0o600)
+        with suppress(FileExistsError):
+            path.hardlink_to(drawn)
+        drawn.unlink()
 
     def digest(self, content: bytes) -> str:
         return hmac.new(self._key, content, hashlib.sha256).hexdigest()

@@ -9,17 +9,25 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.core.files import make_private, remove_temporaries, write_json, write_text
+from unsafe2safe.core.files import (
+    atomic_path,
+    inside,
+    make_private,
+    remove_temporaries,
+    write_json,
+)
+from unsafe2safe.core.locks import PREFIX, lock_folder, opening
+from unsafe2safe.core.units import Shard, UnitCut
 
 _VERSIONED = ("unsafe2safe", "torch", "diffusers", "transformers", "peft", "onnxruntime", "numpy")
 _NEVER_CHANGES_RESULT = ("output_dir", "existing", "mode", "paths", "engine", "logger", "report")
@@ -71,13 +79,17 @@ class RunSpec:
 
 
 class RunFolder:
-    """An output folder opened for writing by exactly one process, with its private share."""
+    """An output folder opened for writing by exactly one process, or by one for each shard, with
+    its private share. A shard writes its units and never marks the run complete."""
 
-    def __init__(self, spec: RunSpec, lock: FileLock, state: dict[str, Any]) -> None:
+    def __init__(
+        self, spec: RunSpec, lock: FileLock, state: dict[str, Any], shard: Shard | None = None
+    ) -> None:
         self.spec = spec
         self.path = spec.output_dir
         self._lock = lock
         self.state = state
+        self.shard = shard
 
     @property
     def private(self) -> Path:
@@ -91,7 +103,7 @@ class RunFolder:
         return bool(self.state["status"] == "complete")
 
     @classmethod
-    def open(cls, spec: RunSpec, existing: str) -> RunFolder:
+    def open(cls, spec: RunSpec, existing: str, shard: Shard | None = None) -> RunFolder:
         """Create or continue ``spec.output_dir``.
 
         Raises:
@@ -103,28 +115,57 @@ class RunFolder:
             raise UsageError(f"output_dir={path} lies inside paths.private={spec.private_root}")
         if spec.private_root.resolve().is_relative_to(path.resolve()):
             raise UsageError(f"paths.private={spec.private_root} lies inside output_dir={path}")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path / ".lock")
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UsageError(f"{path} is being written by another process") from None
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise UsageError(f"cannot write to output_dir={path}: {reason}") from None
-        try:
-            state = cls._continue(spec, existing) or cls._begin(spec)
-        except BaseException:
-            lock.release()
-            raise
-        remove_temporaries(path)
-        return cls(spec, lock, state)
+        if shard is not None and existing != "resume":
+            raise UsageError(
+                f"existing={existing} with engine.shard={shard} would turn the shards against each "
+                "other; give it to none of them"
+            )
+        with opening(path):
+            lock = lock_folder(path, shard)
+            try:
+                state = cls._continue(spec, existing) or cls._begin(spec)
+                if shard is not None and state.get("shards") != shard.count:
+                    state["shards"] = shard.count
+                    write_json(path / "run.json", state)
+                folder = cls(spec, lock, state, shard)
+                if shard is None:  # the temporaries of other shards are theirs
+                    remove_temporaries(path)
+                    remove_temporaries(spec.private_root / state["private"])
+            except BaseException:
+                lock.release()
+                raise
+        return folder
+
+    def keep_to(self, cut: UnitCut) -> None:
+        """Hold this run to the units it began with: part 7 is the same images for ever.
+
+        Raises:
+            UsageError: the data set or ``engine.unit_size`` has changed since.
+        """
+        with opening(self.path):
+            state = read_run(self.path) or self.state
+            began = state.get("units")
+            if began is None:
+                self.state = {**state, "units": asdict(cut)}
+                write_json(self.path / "run.json", self.state)
+                return
+        if began["size"] != cut.size:
+            raise UsageError(
+                f"output_dir={self.path} was begun with engine.unit_size={began['size']}, not "
+                f"{cut.size}; give the same again (or another output_dir, or existing=overwrite)"
+            )
+        if began != asdict(cut):
+            raise UsageError(
+                f"the data set has changed since output_dir={self.path} was begun: it had "
+                f"{began['images']} images, now there are {cut.images}, or their names differ "
+                "(choose another output_dir, or existing=overwrite)"
+            )
 
     @staticmethod
     def _continue(spec: RunSpec, existing: str) -> dict[str, Any] | None:
         state = read_run(spec.output_dir)
         if state is None:
-            foreign = [p.name for p in spec.output_dir.iterdir() if p.name != ".lock"]
+            foreign = [p.name for p in spec.output_dir.iterdir() if not p.name.startswith(PREFIX)]
             if foreign:
                 raise UsageError(
                     f"output_dir={spec.output_dir} holds files of no run of ours "
@@ -135,7 +176,7 @@ class RunFolder:
             raise UsageError(f"{spec.output_dir} was written by {state['script']}, not by us")
         if existing == "overwrite":
             for path in spec.output_dir.iterdir():
-                if path.name != ".lock":
+                if not path.name.startswith(PREFIX):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             shutil.rmtree(spec.private_root / state["private"], ignore_errors=True)
             return None
@@ -153,7 +194,9 @@ class RunFolder:
 
     @staticmethod
     def _begin(spec: RunSpec) -> dict[str, Any]:
-        unique = fingerprint({"path": str(spec.output_dir.resolve())}, 8)
+        private = private_share(spec.script, spec.output_dir)
+        # what a deleted folder of the same name left behind belongs to no run any more
+        shutil.rmtree(spec.private_root / private, ignore_errors=True)
         state = {
             "script": spec.script,
             "status": "running",
@@ -161,7 +204,7 @@ class RunFolder:
             "fingerprint": fingerprint(spec.keys),
             "keys": json.loads(json.dumps(dict(spec.keys), default=str)),
             "config": json.loads(json.dumps(dict(spec.config), default=str)),
-            "private": f"{spec.script}/{spec.output_dir.name}-{unique}",
+            "private": private,
             "versions": _versions(),
             "started": _now(),
             "finished": None,
@@ -172,14 +215,20 @@ class RunFolder:
 
     def finish(self, counts: Mapping[str, int], **facts: Any) -> None:
         """Mark the run complete; ``facts`` are added to run.json."""
+        if self.shard is not None:
+            raise RuntimeError("a shard never completes a run")
         self.state.update(facts)
         self.state.update(status="complete", finished=_now(), counts=dict(counts))
         write_json(self.path / "run.json", self.state)
 
     def write_failures(self, rows: Iterable[Mapping[str, str]]) -> None:
         """Replace ``failures.jsonl``: one line per item, with its reason."""
-        lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows]
-        write_text(self.path / "failures.jsonl", "".join(line + "\n" for line in lines))
+        with (
+            atomic_path(self.path / "failures.jsonl") as temporary,
+            temporary.open("w", encoding="utf-8", newline="\n") as file,
+        ):
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
 
     def close(self) -> None:
         self._lock.release()
@@ -189,6 +238,51 @@ class RunFolder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def private_share(script: str, output_dir: Path) -> str:
+    """Where under ``paths.private`` the run in ``output_dir`` keeps what is private."""
+    unique = fingerprint({"path": str(output_dir.resolve())}, 8)
+    return f"{script}/{output_dir.name}-{unique}"
+
+
+def purge(script: str, output_dir: Path, private_root: Path) -> tuple[Path, int]:
+    """Delete the private share of the run in ``output_dir``, which itself may be gone already.
+
+    Returns:
+        The deleted folder and how many files it held.
+
+    Raises:
+        UsageError: another script wrote the run, a process is writing it, or the share cannot be
+            deleted.
+    """
+    state = read_run(output_dir)
+    if state is None:
+        return _delete_share(private_root, script, private_share(script, output_dir))
+    if state["script"] != script:
+        raise UsageError(f"{output_dir} was written by {state['script']}.py, not by {script}.py")
+    with opening(output_dir):
+        lock = lock_folder(output_dir, None)
+        try:
+            deleted = _delete_share(private_root, script, str(state["private"]))
+            write_json(output_dir / "run.json", {**state, "purged": _now()})
+        finally:
+            lock.release()
+    return deleted
+
+
+def _delete_share(private_root: Path, script: str, name: str) -> tuple[Path, int]:
+    share = inside(private_root, name)
+    if share.resolve().parent != (private_root / script).resolve():
+        raise UsageError(f"{name!r} in run.json is not the private share of a run of {script}.py")
+    files = sum(1 for path in share.rglob("*") if not path.is_dir())
+    if not share.exists():
+        return share, 0
+    try:
+        shutil.rmtree(share)
+    except OSError as error:
+        raise UsageError(f"cannot delete {share}: {error.strerror}") from None
+    return share, files
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:

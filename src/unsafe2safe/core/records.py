@@ -45,6 +45,7 @@ class Category(StrEnum):
     TEXT = "text"
     PLATE = "plate"
     LOCATION = "location"  # metadata only, such as EXIF GPS; has no box
+    OTHER = "other"  # what a model told of that no detector has a box for
 
 
 class Box(NamedTuple):

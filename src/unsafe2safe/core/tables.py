@@ -5,7 +5,7 @@ Private tables are read with pyarrow too, never through ``datasets``, whose cach
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -120,12 +120,60 @@ def _adapters() -> dict[type, TypeAdapter[Any]]:
 
 
 def write_records(
-    path: Path, record_type: type[Record], rows: Sequence[Record], mode: int | None = None
+    path: Path,
+    record_type: type[Record],
+    rows: Sequence[Record],
+    mode: int | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write ``rows`` atomically; equal rows give equal bytes."""
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMAS[record_type])
+    """Write ``rows`` atomically; equal rows give equal bytes. ``notes`` go into the file's own
+    metadata, where :func:`read_table` gives them back as ``table.schema.metadata``."""
+    schema = SCHEMAS[record_type].with_metadata(dict(notes) if notes else None)
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     with atomic_path(path, mode) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_statistics=False)
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            write_statistics=False,
+            write_page_checksum=True,
+        )
+
+
+def read_table(path: Path, record_type: type[Record]) -> pa.Table:
+    """Read a part as it is stored, each page checked against its checksum.
+
+    Raises:
+        UsageError: names the file when it is damaged or holds something else.
+    """
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, record_type, error) from None
+    missing = set(SCHEMAS[record_type].names) - set(table.column_names)
+    if missing:
+        raise _unreadable(path, record_type, f"it has no column {min(missing)}")
+    return table
+
+
+def count_rows(path: Path, record_type: type) -> int:
+    """How many rows a part has, from its footer alone: quick, and told if the file is cut short.
+
+    Raises:
+        UsageError: names the file when it is missing or damaged.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, record_type, error) from None
+
+
+def _unreadable(path: Path, record_type: type, why: Exception | str) -> UsageError:
+    told = type(why).__name__ if isinstance(why, OSError) else str(why).splitlines()[0]
+    return UsageError(
+        f"{path} is missing or damaged: no readable table of {record_type.__name__} records "
+        f"({told}); delete it and run the command that wrote it again, which redoes this part"
+    )
 
 
 def read_records(path: Path, record_type: type[Record]) -> list[Record]:
@@ -134,15 +182,12 @@ def read_records(path: Path, record_type: type[Record]) -> list[Record]:
     Raises:
         UsageError: names the file when it is damaged or holds something else.
     """
+    rows = read_table(path, record_type).to_pylist()
     try:
-        rows = pq.ParquetFile(path).read().to_pylist()
         records: list[Record] = _adapters()[record_type].validate_python(rows)
-        return records
-    except (pa.ArrowException, OSError, ValidationError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UsageError(
-            f"{path}: not a readable table of {record_type.__name__} records ({first_line})"
-        ) from None
+    except ValidationError as error:
+        raise _unreadable(path, record_type, error) from None
+    return records
 
 
 def read_parts(folder: Path, record_type: type[Record]) -> Iterator[Record]:

@@ -31,7 +31,7 @@ from unsafe2safe.core.records import (
     WorkUnit,
 )
 from unsafe2safe.core.tables import read_parts, write_records
-from unsafe2safe.core.units import cut_units
+from unsafe2safe.core.units import UnitCut, cut_units
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.editors.base import Editor
 from unsafe2safe.engines.local import run_units
@@ -57,8 +57,10 @@ def run(config: Anonymize, editor: Editor | None = None) -> RunResult:
     spec = run_spec(config, "anonymize", editor.name, inputs)
     with RunFolder.open(spec, config.existing) as folder:
         if not folder.complete:
+            image_ids = [record.image_id for record in source.records()]
+            folder.keep_to(UnitCut.of(image_ids, config.engine.unit_size))
             writer = _Writer(folder, source, triplets, editor, config)
-            units = cut_units(list(writer.records), config.engine.unit_size)
+            units = cut_units(image_ids, config.engine.unit_size)
             run_units(units, writer.finished, writer.write, "anonymize")
             writer.finish()
         return _result(folder)

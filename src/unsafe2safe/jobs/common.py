@@ -49,25 +49,39 @@ def run_spec(
     choice: str,
     inputs: Mapping[str, Path | None] | None = None,
     ignored: tuple[str, ...] = (),
+    content: Mapping[str, str] | None = None,
 ) -> RunSpec:
     """Identify the run: its folder and the keys that change its result.
+
+    ``content`` are hashes of files that the configuration names or a component ships: what they
+    say counts, not where they lie.
 
     ``inputs`` are run folders of earlier scripts; what counts of them is their own fingerprint,
     not their path.
     """
-    content = plain(config)
-    keys = result_keys(content, (*ignored, *(inputs or {})))
+    plain_config = plain(config)
+    keys = result_keys(plain_config, (*ignored, *(inputs or {})))
+    keys.update(content or {})
     for name, folder in (inputs or {}).items():
         state = read_run(folder) if folder is not None else None
         keys[name] = state["fingerprint"] if state else None
-    key = dataset_key(content["dataset"])
+    key = dataset_key(plain_config["dataset"])
     name = f"{config.dataset['name']}-{choice}-{fingerprint(keys)}"
     output_dir = config.output_dir or config.paths.runs / script / name
-    return RunSpec(script, output_dir, config.paths.private, keys, content, key)
+    return RunSpec(script, output_dir, config.paths.private, keys, plain_config, key)
 
 
-def find_input(config: Common, key: str, given: Path | None, script: str, how_to_make: str) -> Path:
+def find_input(
+    config: Common,
+    key: str,
+    given: Path | None,
+    script: str,
+    how_to_make: str,
+    also: tuple[str, ...] = (),
+) -> Path:
     """The run folder named by ``given``, or the newest complete one of ``script``; printed.
+
+    ``given`` may be a run of the scripts ``also``, too.
 
     Raises:
         UsageError: it is not there, not complete, or was written by another script.
@@ -84,7 +98,7 @@ def find_input(config: Common, key: str, given: Path | None, script: str, how_to
         log.info("%s=%s (the newest complete run)", key, found)
         return found
     state = read_run(given)
-    if state is None or state["script"] != script:
+    if state is None or state["script"] not in (script, *also):
         raise UsageError(f"{key}={given} is no run folder of {script}.py (no run.json of it)")
     if state["status"] != "complete":
         raise UsageError(f"{key}={given} is not complete; run its command again to finish it")

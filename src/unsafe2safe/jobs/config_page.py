@@ -27,9 +27,10 @@ group's choice as `group=choice`. `--cfg job` prints what a command would run wi
 
 def page() -> str:
     """The whole page as Markdown."""
-    lines = [_HEAD, "## Every script", "", *_table(_section(Common, "generate_triplets"))]
+    common = _section(Common, "generate_triplets")
+    lines = [_HEAD, "## Every script", "", *_table(common)]
     for script, schema in SCRIPTS.items():
-        own = [row for row in _section(schema, script) if row[0].split(".")[0] not in _common()]
+        own = _own(_section(schema, script), common)
         lines += [f"## {script}.py", "", *_table(own)]
     for group in _GROUPS:
         choices = {
@@ -61,8 +62,10 @@ def _shared(choices: list[list[Row]]) -> list[Row]:
     return shared
 
 
-def _common() -> set[str]:
-    return set(Common.model_fields)
+def _own(rows: list[Row], common: list[Row]) -> list[Row]:
+    """Rows of a script that the common table does not have, or has with another type."""
+    known = {row[:2] for row in common}
+    return [row for row in rows if row[:2] not in known]
 
 
 def _section(schema: type[BaseModel], script: str) -> list[Row]:

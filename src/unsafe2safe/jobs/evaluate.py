@@ -32,6 +32,7 @@ from unsafe2safe.evaluation.rows import (
 )
 from unsafe2safe.evaluation.runner import Measured, Runner, summarize
 from unsafe2safe.evaluation.subjects import Subjects, triplets_of
+from unsafe2safe.jobs import evaluate_flags
 from unsafe2safe.jobs.common import find_input, open_source, plain, result_of, run_spec
 from unsafe2safe.metrics.base import Metric
 from unsafe2safe.tracking.opening import open_tracker
@@ -42,6 +43,8 @@ log = logging.getLogger("unsafe2safe")
 
 def run(config: Evaluate) -> RunResult:
     """Write metrics.json, report.html and tables of the runs or folders that ``config`` names."""
+    if config.suite == "flags":
+        return evaluate_flags.run(config)
     if not config.metrics:
         raise UsageError("no metrics are chosen (metrics is empty)")
     metrics = {

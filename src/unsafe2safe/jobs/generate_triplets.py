@@ -1,126 +1,182 @@
-"""Stage 1 over a data set: ``generate_triplets.py``.
-
-Each unit writes its private part, its regions and, last, its triplets: a unit is finished if and
-only if its triplets part exists.
-"""
+"""Stage 1 over a data set: ``generate_triplets.py``."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import os
+from collections.abc import Callable, Sequence
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.schema import GenerateTriplets
-from unsafe2safe.core.errors import UnreadableImage, describe_fault
-from unsafe2safe.core.ledger import RunFolder
-from unsafe2safe.core.records import (
-    ImageRecord,
-    PrivateRecord,
-    Region,
-    RunResult,
-    Triplet,
-    TripletState,
-    WorkUnit,
-)
-from unsafe2safe.core.tables import read_parts, write_records
-from unsafe2safe.core.units import cut_units
+from unsafe2safe.core.errors import UnreadableImage, UsageError, describe_fault
+from unsafe2safe.core.ledger import RunFolder, RunSpec, purge, read_run
+from unsafe2safe.core.records import ExitStatus, ImageRecord, RunResult, WorkUnit
+from unsafe2safe.core.units import Shard, UnitCut, cut_units
 from unsafe2safe.data.decode import DecodedImage
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.engines.local import run_units
-from unsafe2safe.jobs.common import open_source, result_of, run_spec, track_counts
+from unsafe2safe.engines.processes import Child, own_device, run_processes
+from unsafe2safe.jobs import export_triplets, import_triplets
+from unsafe2safe.jobs.common import open_source, result_of, run_spec
+from unsafe2safe.jobs.triplet_store import TripletStore
 from unsafe2safe.stage1.base import Described, Stage1, failed
 from unsafe2safe.vision.perception import Perception
 
 log = logging.getLogger("unsafe2safe")
 
-_BATCH = 8  # images in memory at once
+_SCRIPT = "generate_triplets"
 
 
 def run(config: GenerateTriplets) -> RunResult:
-    """Write triplets and regions of the data set to the run folder, private records apart."""
+    """Write triplets and regions of the data set to the run folder, private records apart; or do
+    with such a folder what ``config.mode`` says."""
+    match config.mode:
+        case "import":
+            return import_triplets.run(config, config.table)
+        case "export":
+            return export_triplets.run(config)
     stage1 = build(config.stage1, "stage1", Stage1)  # type: ignore[type-abstract]
+    ignored = ("table", "stage1.criteria")  # of the criteria their content counts
+    spec = run_spec(config, _SCRIPT, stage1.name, ignored=ignored, content=stage1.content())
+    match config.mode:
+        case "purge":
+            return _purge(config, spec)
+        case "merge":
+            return _merge(config, spec)
+        case _ if config.engine.devices > 1:
+            return _run_devices(config, spec)
+        case _:
+            return _run(config, spec, stage1)
+
+
+def _run(config: GenerateTriplets, spec: RunSpec, stage1: Stage1) -> RunResult:
+    """Work off all units, or those of one shard, in this process."""
     source = open_source(config)
-    spec = run_spec(config, "generate_triplets", stage1.name)
-    with RunFolder.open(spec, config.existing) as folder:
-        if not folder.complete:
-            records = {record.image_id: record for record in source.records()}
-            units = cut_units(list(records), config.engine.unit_size)
-            writer = _Writer(folder, source, records, stage1, config)
-            run_units(units, writer.finished, writer.write, "generate_triplets")
-            writer.finish()
+    shard = _shard(config)
+    records = source.records()
+    image_ids = [record.image_id for record in records]
+    units = cut_units(image_ids, config.engine.unit_size)
+    with RunFolder.open(spec, config.existing, shard) as folder:
+        cut = UnitCut.of(image_ids, config.engine.unit_size)
+        folder.keep_to(cut)
+        store = TripletStore(folder, cut)
+        finished = store.finished()
+        if folder.complete and len(finished) == cut.units:
+            return _result(folder)
+        dealt = [unit for unit in units if shard is None or shard.has(unit.index)]
+        describer = _Describer(source, records, stage1, config)
+
+        def work(unit: WorkUnit, advance: Callable[[], None]) -> None:
+            store.write(unit, describer.describe(unit, advance))
+
+        label = _SCRIPT if shard is None else f"{_SCRIPT} {shard}"
+        run_units(dealt, lambda unit: unit.index in finished, work, label)
+        if shard is not None:
+            return _shard_result(folder, shard, len(dealt))
+        store.complete(config)
         return _result(folder)
 
 
-class _Writer:
+def _merge(config: GenerateTriplets, spec: RunSpec) -> RunResult:
+    """Complete a run that shards have written."""
+    state = read_run(spec.output_dir)
+    if state is None or not state.get("units"):
+        raise UsageError(f"output_dir={spec.output_dir} holds no triplets to merge")
+    with RunFolder.open(spec, "resume") as folder:
+        TripletStore(folder, UnitCut(**state["units"])).complete(config)
+        return _result(folder)
+
+
+def _run_devices(config: GenerateTriplets, spec: RunSpec) -> RunResult:
+    """A process for each device, each with its share of the units; then merge."""
+    if config.existing != "resume":  # once, not by each process
+        RunFolder.open(spec, config.existing).close()
+    whole = _shard(config)
+    shards = (whole or Shard(0, 1)).split(config.engine.devices)
+    visible = _cuda_devices()
+    if visible and len(visible) < len(shards):
+        log.warning("%d processes share %d CUDA devices", len(shards), len(visible))
+    children = []
+    for index, shard in enumerate(shards):
+        engine = config.engine.model_copy(update={"shard": str(shard), "devices": 1})
+        own = config.model_copy(update={"engine": engine, "existing": "resume"})
+        device = own_device(index, visible)
+        children.append(
+            Child(f"shard {shard}", "unsafe2safe.jobs.one_shard", own.model_dump_json(), device)
+        )
+    statuses = run_processes(children)
+    failures = [
+        (shard, status) for shard, status in zip(shards, statuses, strict=True) if status != 0
+    ]
+    if failures:
+        told = "; ".join(f"shard {shard} {_ended(status)}" for shard, status in failures)
+        codes = [ExitStatus(s) if s in list(ExitStatus) else ExitStatus.FAULT for _, s in failures]
+        worst = max(codes, key=lambda status: status.severity)
+        message = f"{told}; what the processes wrote is kept, the same command goes on from there"
+        return RunResult(worst, None, message=message)
+    if whole is not None:
+        return RunResult(ExitStatus.DONE, spec.output_dir, message=_to_merge(spec, whole))
+    return _merge(config, spec)
+
+
+def _purge(config: GenerateTriplets, spec: RunSpec) -> RunResult:
+    if config.table.file is not None and config.output_dir is None:
+        raise UsageError("mode=purge of an imported run needs its output_dir=...")
+    deleted, files = purge(_SCRIPT, spec.output_dir, spec.private_root)
+    told = f"deleted {deleted} ({files} files)" if files else f"nothing to delete at {deleted}"
+    return RunResult(ExitStatus.DONE, spec.output_dir, {"files": files}, message=told)
+
+
+class _Describer:
+    """Decodes the images of a unit and hands them to Stage 1, a batch at a time."""
+
     def __init__(
         self,
-        folder: RunFolder,
         source: ImageSource,
-        records: dict[str, ImageRecord],
+        records: Sequence[ImageRecord],
         stage1: Stage1,
         config: GenerateTriplets,
     ) -> None:
-        self.folder, self.source, self.records = folder, source, records
-        self.stage1, self.seed, self.config = stage1, config.seed, config
+        self.source, self.records, self.stage1 = source, records, stage1
+        self.seed, self.unit_size = config.seed, config.engine.unit_size
         self.perception = Perception(config.vision, config.engine.threads)
-        self.triplets = folder.path / "triplets"
-        self.regions = folder.path / "regions"
-        self.private = folder.private / "private"
 
-    def finished(self, unit: WorkUnit) -> bool:
-        return _part(self.triplets, unit).exists()
-
-    def write(self, unit: WorkUnit, advance: Callable[[], None]) -> None:
+    def describe(self, unit: WorkUnit, advance: Callable[[], None]) -> list[Described]:
+        """What Stage 1 says of each image of the unit, in order."""
+        first = unit.index * self.unit_size
+        records = self.records[first : first + len(unit.image_ids)]
         described: list[Described] = []
-        for batch in _batches(unit.image_ids):
+        together = self.stage1.images_together
+        for start in range(0, len(records), together):
+            batch = records[start : start + together]
             described.extend(self._describe(batch))
             for _ in batch:
                 advance()
-        private = [item.private for item in described]
-        regions = [region for item in described for region in item.regions]
-        write_records(_part(self.private, unit), PrivateRecord, private, mode=0o600)
-        write_records(_part(self.regions, unit), Region, regions)
-        write_records(_part(self.triplets, unit), Triplet, [item.triplet for item in described])
+        return described
 
-    def finish(self) -> None:
-        counts: Counter[str] = Counter(images=0, safe=0, unsafe=0, needs_review=0, failed=0)
-        failures = []
-        for triplet in read_parts(self.triplets, Triplet):
-            counts["images"] += 1
-            if triplet.state == TripletState.COMPLETE:
-                counts[triplet.privacy_flag] += 1
-                continue
-            counts[triplet.state] += 1
-            failures.append(
-                {"image_id": triplet.image_id, "state": triplet.state, "reason": triplet.reason}
-            )
-        self.folder.write_failures(failures)
-        track_counts(self.config, self.folder, counts)
-        self.folder.finish(counts)
-
-    def _describe(self, image_ids: tuple[str, ...]) -> list[Described]:
+    def _describe(self, records: Sequence[ImageRecord]) -> list[Described]:
         by_id: dict[str, Described] = {}
         readable: list[tuple[ImageRecord, DecodedImage]] = []
-        for image_id in image_ids:
+        for record in records:
             try:
-                readable.append(
-                    (self.records[image_id], self.source.decode(self.records[image_id]))
-                )
+                readable.append((record, self.source.decode(record)))
             except UnreadableImage as error:
-                by_id[image_id] = self._failed(image_id, error.reason)
+                by_id[record.image_id] = self._failed(record.image_id, error.reason)
         try:
             results = self.stage1.describe(readable, self.perception, self.seed)
+        except UsageError:  # a model or a server that is not there fails every image
+            raise
         except Exception:  # one bad image must not take its batch with it
             log.warning("a batch of %d images failed; trying them one by one", len(readable))
             results = [self._describe_one(record, image) for record, image in readable]
         by_id.update((item.triplet.image_id, item) for item in results)
-        return [by_id[image_id] for image_id in image_ids]
+        return [by_id[record.image_id] for record in records]
 
     def _describe_one(self, record: ImageRecord, image: DecodedImage) -> Described:
         try:
             return self.stage1.describe([(record, image)], self.perception, self.seed)[0]
+        except UsageError:
+            raise
         except Exception as error:
             return self._failed(record.image_id, f"stage 1 raised {describe_fault(error)}")
 
@@ -129,13 +185,38 @@ class _Writer:
         return failed(image_id, reason, self.stage1.name, self.seed)
 
 
-def _batches(image_ids: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    for start in range(0, len(image_ids), _BATCH):
-        yield image_ids[start : start + _BATCH]
+def _shard(config: GenerateTriplets) -> Shard | None:
+    return Shard.parse(config.engine.shard) if config.engine.shard else None
 
 
-def _part(root: Path, unit: WorkUnit) -> Path:
-    return root / f"{unit.name}.parquet"
+def _cuda_devices() -> list[str]:
+    """Names of the CUDA devices that this process may use."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(index) for index in range(count)]
+
+
+def _ended(status: int) -> str:
+    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def _to_merge(spec: RunSpec, shard: Shard) -> str:
+    return (
+        f"shard {shard} is done: {spec.output_dir}\n"
+        "when all shards are, the same command with mode=merge completes the run"
+    )
+
+
+def _shard_result(folder: RunFolder, shard: Shard, units: int) -> RunResult:
+    return RunResult(
+        ExitStatus.DONE,
+        folder.path,
+        {"units": units},
+        (folder.path / "triplets", folder.path / "regions"),
+        _to_merge(folder.spec, shard),
+    )
 
 
 def _result(folder: RunFolder) -> RunResult:

@@ -49,7 +49,12 @@ def run(config: Train) -> RunResult:
     editor = _trainable_editor(config)
     objective = build(config.objective, "objective", Objective)  # type: ignore[type-abstract]
     pairs_folder = find_input(
-        config, "pairs", config.pairs, "anonymize", "python anonymize.py write_pairs=true"
+        config,
+        "pairs",
+        config.pairs,
+        "anonymize",
+        "python anonymize.py write_pairs=true",
+        also=("generate_triplets",),  # imported pairs
     )
     pairs = read_pairs(pairs_folder)
     source = open_source(config)

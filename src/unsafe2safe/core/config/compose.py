@@ -59,6 +59,15 @@ def explain_hydra(script: str, error: Exception) -> ConfigError:
     unknown = override or re.search(r"Key '([^']+)' is not in struct", text)
     if unknown:
         key = unknown[1]
+        if "/" in key and (config_dir() / key).is_dir():
+            group, _, part = key.rpartition("/")
+            having = [
+                path.stem
+                for path in sorted((config_dir() / group).glob("*.yaml"))
+                if f"- {part}:" in path.read_text("utf-8")
+            ]
+            told = " or ".join(f"{group}={name}" for name in having)
+            return ConfigError(f"{key} needs a {group} that has it: give {told} as well")
         try:
             base = OmegaConf.to_container(_compose(script, ()), resolve=False)
             known = list(flatten(cast(Mapping[str, Any], base)))

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from unsafe2safe.core.config.components import Strict
 from unsafe2safe.core.records import Category
+from unsafe2safe.core.units import Shard
 
 Component = dict[str, Any]
 Fraction = float
@@ -33,6 +34,27 @@ class Engine(Strict):
     threads: NonNegativeInt = Field(
         description="Threads of each embedded model; 0 leaves the choice to its library."
     )
+
+
+class ShardedEngine(Engine):
+    shard: str | None = Field(
+        description=(
+            "`0/8`: work off the first of eight shares only, as one of eight array jobs on one "
+            "`output_dir`; `mode=merge` completes the run. null: all of it."
+        )
+    )
+    devices: PositiveInt = Field(
+        description=(
+            "Processes on this machine, each with its share; with CUDA, each with a GPU of its own."
+        )
+    )
+
+    @field_validator("shard")
+    @classmethod
+    def _is_a_shard(cls, text: str | None) -> str | None:
+        if text is not None:
+            Shard.parse(text)
+        return text
 
 
 class Vision(Strict):
@@ -80,8 +102,51 @@ class Common(Strict):
     logger: Logger
 
 
+class TableColumns(Strict):
+    """Columns of a table that is imported; null looks for the usual names."""
+
+    image_id: str | None = Field(
+        default=None, description="Column of image ids or file names of the data set."
+    )
+    privacy_flag: str | None = Field(
+        default=None, description="Column that says `safe` or `unsafe`, or true for unsafe."
+    )
+    public_caption: str | None = Field(default=None, description="Column of public captions.")
+    edit_instruction: str | None = Field(default=None, description="Column of edit instructions.")
+    combined_caption: str | None = Field(
+        default=None, description="Column of captions that hold the instruction too."
+    )
+    private_caption: str | None = Field(default=None, description="Column of private captions.")
+    target: str | None = Field(
+        default=None,
+        description="Column of edited images, as paths from the table's folder or as pictures.",
+    )
+
+
+class ImportTable(Strict):
+    """Ready-made triplets and pairs, for ``mode=import``."""
+
+    file: Path | None = Field(
+        default=None, description="CSV, TSV, JSONL or Parquet file that `mode=import` reads."
+    )
+    columns: TableColumns = TableColumns()
+    regions: Literal["detectors", "none"] = Field(
+        default="detectors",
+        description="Look for regions with the embedded detectors, and check the public texts "
+        "against what they read as well; or import without regions.",
+    )
+
+
 class GenerateTriplets(Common):
+    mode: Literal["run", "merge", "import", "export", "purge"] = Field(  # type: ignore[assignment]
+        description=(
+            "`run`; `merge` completes what shards wrote; `import` takes triplets from a table; "
+            "`export` writes the public side as a data set; `purge` deletes the private share."
+        )
+    )
+    engine: ShardedEngine
     stage1: Component
+    table: ImportTable
 
 
 class Verify(Strict):
@@ -186,6 +251,17 @@ class Report(Strict):
 
 
 class Evaluate(Common):
+    suite: Literal["images", "flags"] = Field(
+        description=(
+            "`images`: what runs or folders of edited images reveal and keep. `flags`: privacy "
+            "flags against a data set that knows which images are private."
+        )
+    )
+    triplets: Path | None = Field(
+        description=(
+            "`suite=flags`: run folder of generate_triplets.py; null takes the newest complete one."
+        )
+    )
     runs: tuple[Path, ...] | None = Field(
         description="Run folders of anonymize.py; null takes the newest complete one."
     )
