@@ -1,5 +1,8 @@
 """No editor, whatever it does, gets an original or a ruin published."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from injected_editors import Grey, Identity, Noise, NotFinite, Raises, WrongSize
@@ -9,8 +12,15 @@ from unsafe2safe import api
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.core.records import Outcome, Pair
-from unsafe2safe.core.tables import read_parts, read_records
+from unsafe2safe.core.records import (
+    Outcome,
+    Pair,
+    PrivacyFlag,
+    Region,
+    Triplet,
+    TripletState,
+)
+from unsafe2safe.core.tables import read_parts, read_records, write_records
 from unsafe2safe.data.samples import photos_folder
 from unsafe2safe.editors.redact import RedactEditor
 from unsafe2safe.jobs import anonymize
@@ -160,3 +170,37 @@ def test_another_unit_size_on_a_begun_run_is_refused(folder):
     (result.output_dir / "run.json").write_text(json.dumps(state))
     with pytest.raises(UsageError, match=r"engine\.unit_size=64, not 1"):
         anonymized(folder, Raises(), "engine.unit_size=1", f"output_dir={result.output_dir}")
+
+
+def test_safe_needs_two_witnesses(tmp_path):
+    """Stage 1 calls both safe; the detectors of Stage 2 do not, so neither goes out as it is."""
+    (tmp_path / "images").mkdir()
+    write_small(tmp_path / "images", ".png")
+    run = api.generate_triplets(*common(tmp_path)).output_dir
+    (part,) = (run / "triplets").glob("part-*.parquet")
+    told = [
+        replace(row, privacy_flag=PrivacyFlag.SAFE, reason="")
+        for row in read_records(part, Triplet)
+    ]
+    write_records(part, Triplet, told)
+    write_records(run / "regions" / part.name, Region, [])
+    cheated, outcomes = anonymized(tmp_path, Identity())
+    assert published_files(cheated) == []
+    _, outcomes = anonymized(tmp_path, None)
+    assert {row.state for row in outcomes.values()} == {"anonymized"}
+
+
+@pytest.mark.parametrize("state", ["needs_review", "failed"])
+def test_what_stage_1_could_not_describe_is_held_back(folder, tmp_path, state):
+    run = tmp_path / "triplets"
+    shutil.copytree(next((folder / "runs" / "generate_triplets").iterdir()), run)
+    (part,) = (run / "triplets").glob("part-*.parquet")
+    rows = [
+        replace(row, state=TripletState(state), privacy_flag=PrivacyFlag.SAFE)
+        for row in read_records(part, Triplet)
+    ]
+    write_records(part, Triplet, rows)
+    output = f"output_dir={tmp_path / 'out'}"
+    result, outcomes = anonymized(folder, None, f"triplets={run}", output)
+    assert {row.state for row in outcomes.values()} == {"needs_review"}
+    assert published_files(result) == []

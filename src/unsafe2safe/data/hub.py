@@ -145,7 +145,7 @@ class HubSource(ImageSource):
         except Exception as error:  # the library and its readers raise all sorts of things
             raise UsageError(
                 f"dataset.path={self.path} cannot be loaded by `datasets` "
-                f"({describe_fault(error)}): is it the id of a set on huggingface.co/datasets, "
+                f"({describe_fault(error)}): is it the id of a set on the Hugging Face hub, "
                 "or a local one, and is the network there?"
             ) from None
 
