@@ -61,6 +61,17 @@ def test_processes_on_one_machine_write_the_bytes_of_one_process(tmp_path, quiet
     assert stored(tmp_path) == stored(quiet)
 
 
+def test_processes_find_a_complete_run_complete_and_clear_what_a_kill_left(tmp_path):
+    """The first one fails on single items: that is the run's status, not the shards'."""
+    first = generate(tmp_path, *SMALL, "engine.devices=2")
+    orphan = tmp_path / "run" / ".run.json.1.abcd.tmp"
+    orphan.write_text("half")
+    again = generate(tmp_path, *SMALL, "engine.devices=2")
+    assert (first.status, again.status) == (3, 3)
+    assert again.stdout == first.stdout
+    assert not orphan.exists()
+
+
 @pytest.mark.slow
 def test_a_killed_child_is_told_and_the_same_command_goes_on(tmp_path, quiet):
     crashed = generate(tmp_path, *SMALL, "engine.devices=2", NULL_CRASH_AT="0000006.png")

@@ -61,8 +61,8 @@ def _run(config: GenerateTriplets, spec: RunSpec, stage1: Stage1) -> RunResult:
         folder.keep_to(cut)
         store = TripletStore(folder, cut)
         finished = store.finished()
-        if folder.complete and len(finished) == cut.units:
-            return _result(folder)
+        if shard is None and folder.complete and len(finished) == cut.units:
+            return _result(folder)  # a shard reports on its own units, never on the whole run
         dealt = [unit for unit in units if shard is None or shard.has(unit.index)]
         describer = _Describer(source, records, stage1, config)
 
