@@ -1,4 +1,4 @@
-"""The tiny editor's tokenizer: CLIP's byte-level BPE with merges learnt from a word list here.
+"""The tiny editor's tokenizer: CLIP's byte-level BPE with merges learnt from a word list.
 
 Every byte has a token, so any text tokenizes; common words of captions and instructions are one
 token each. The learning is deterministic: pairs are taken by count, ties by spelling.
@@ -11,7 +11,9 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-MAX_TOKENS = 96
+from unsafe2safe.data.synthetic.captions import vocabulary
+
+MAX_TOKENS = 160
 _END = "</w>"
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
@@ -47,7 +49,7 @@ def _symbols(word: str) -> tuple[str, ...]:
 @cache
 def learn_merges() -> tuple[tuple[str, str], ...]:
     """Byte-pair merges until every listed word is one token (Sennrich et al. 2016, algorithm 1)."""
-    words = [_symbols(word) for word in sorted(set(_WORDS.split()))]
+    words = [_symbols(word) for word in sorted({*_WORDS.split(), *vocabulary()})]
     merges: list[tuple[str, str]] = []
     while True:
         pairs = Counter(pair for word in words for pair in pairwise(word))
