@@ -1,8 +1,10 @@
 #!/usr/bin/env python
-"""Fine-tune an editor on the pairs that anonymize.py wrote.
+"""Fine-tune an editor on the pairs that anonymize.py wrote, or train any other task=...
 
 python train.py editor=tiny                               # LoRA on the sample photographs
 python train.py editor=tiny editor.trainable=full trainer.max_steps=500
+python train.py experiment=tiny_autoencoder               # the tiny editor's parts, from nothing
+python train.py experiment=tiny_base
 python train.py -m editor.rank=4,8,16                     # a sweep
 """
 

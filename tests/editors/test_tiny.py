@@ -16,13 +16,13 @@ from unsafe2safe.editors.base import EditRequest
 from unsafe2safe.editors.fine_tuning import target_modules
 from unsafe2safe.editors.instruct_pix2pix import encode_text, restore, square, to_model
 from unsafe2safe.editors.tiny import TinyEditor
-from unsafe2safe.editors.tiny_model import structured_images
+from unsafe2safe.editors.tiny_model import LATENT_CHANNELS, structured_images
 from unsafe2safe.editors.tiny_tokenizer import MAX_TOKENS, build_tokenizer
 
 
 def tiny(**values: Any) -> TinyEditor:
     config = dict(load("train").editor)  # type: ignore[attr-defined]
-    return build(config | {"steps": 3} | values, "editor", TinyEditor)
+    return build(config | {"steps": 3, "init_seed": 0} | values, "editor", TinyEditor)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_the_base_is_the_same_under_another_thread_count(editor: TinyEditor) -> 
 def test_latents_have_mean_0_and_deviation_1(editor: TinyEditor) -> None:
     posterior = editor.load_base().vae.encode(structured_images(16, 64, 123)).latent_dist
     assert posterior.mean.mean((0, 2, 3)).abs().max() < 0.3
-    assert posterior.mean.std((0, 2, 3)) == pytest.approx(torch.ones(4), abs=0.25)
+    assert posterior.mean.std((0, 2, 3)) == pytest.approx(torch.ones(LATENT_CHANNELS), abs=0.25)
     assert posterior.std.max() < 0.1
 
 
@@ -124,14 +124,14 @@ def test_listed_words_are_one_token_each() -> None:
 
 def test_a_saved_pipeline_loads_as_weights(editor: TinyEditor, tmp_path: Path) -> None:
     editor.load_base().save_pretrained(tmp_path / "base")
-    loaded = tiny(weights=tmp_path / "base", init_seed=9)
+    loaded = tiny(weights=tmp_path / "base", init_seed=None)
     first, second = editor.edit([request(1)]), loaded.edit([request(1)])
     assert np.abs(first[0].astype(int) - second[0]).max() <= 1
 
 
 def test_unusable_folders_are_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"editor\.weights="):
-        tiny(weights=tmp_path).load_base()
+        tiny(weights=tmp_path, init_seed=None).load_base()
     with pytest.raises(UsageError, match=r"holds no adapter\.json"):
         tiny(adapter=tmp_path).load_pipeline()
     (tmp_path / "adapter.json").write_text("{}")
@@ -173,3 +173,22 @@ def test_squares_go_to_the_model_and_back() -> None:
     assert np.array_equal(back, image)
     with pytest.raises(ValueError, match="not finite"):
         restore(np.full((8, 8, 3), np.nan, np.float32), 8, 8)
+
+
+def test_without_a_seed_the_base_is_the_packaged_one_and_its_absence_is_told(
+    editor: TinyEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unsafe2safe.editors.tiny.packaged_weights", lambda: tmp_path / "tiny")
+    packaged = tiny(init_seed=None)
+    with pytest.raises(UsageError, match=r"holds no weights of editor=tiny .*editor\.init_seed=0"):
+        packaged.load_base()
+    base = editor.load_base()
+    base.save_pretrained(tmp_path / "tiny")
+    assert packaged.base_fingerprint(packaged.load_base()) == editor.base_fingerprint(base)
+
+
+def test_settings_of_a_random_base_are_refused_beside_weights(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"editor\.init_seed and editor\.weights"):
+        tiny(weights=tmp_path)
+    with pytest.raises(ConfigError, match=r"editor\.prediction_type is for a random base"):
+        tiny(init_seed=None, prediction_type="v_prediction")

@@ -18,12 +18,16 @@ from pydantic import Field, TypeAdapter, ValidationError
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.base import Editor
+from unsafe2safe.editors.concealment import SourceView
 
 if TYPE_CHECKING:
     from torch import nn
 
 CARD = "adapter.json"
 FULL_WEIGHTS_FOLDER = "unet"
+# Where the other weights lie when a caption branch belongs to them. Diffusers would load them from
+# the adapter folder without it and say nothing; from this folder's parent it loads nothing.
+BESIDE_BRANCH_FOLDER = "beside_caption_branch"
 
 _SAMPLED_PER_TENSOR = 4096
 
@@ -32,12 +36,14 @@ _SAMPLED_PER_TENSOR = 4096
 class AdapterCard:
     """What an adapter belongs to; lies as ``adapter.json`` beside the weights.
 
-    ``base`` is :func:`weights_fingerprint` of the base it was trained on.
+    ``base`` is :func:`weights_fingerprint` of the base it was trained on. Cards written before
+    there were ``caption_branch`` and ``source`` have neither: their editors had no branch and saw
+    the whole source.
     """
 
     editor: str
     base: str
-    trainable: Literal["lora", "full"]
+    trainable: Literal["lora", "full", "branch"]
     rank: int | None
     alpha: float | None
     targets: tuple[str, ...]
@@ -46,6 +52,12 @@ class AdapterCard:
     resolution: int
     dtype: str
     licence: str
+    caption_branch: Literal["none", "gated"] = "none"
+    source: SourceView = "full"
+
+    def weights_folder(self, folder: Path) -> Path:
+        """Where in the adapter folder everything but a caption branch lies."""
+        return folder if self.caption_branch == "none" else folder / BESIDE_BRANCH_FOLDER
 
     def write(self, folder: Path) -> None:
         """Write ``folder/adapter.json``."""
@@ -57,8 +69,10 @@ class AdapterCard:
 class TrainableEditor(Editor):
     """An editor with weights that train.py can move, by LoRA or as a whole."""
 
-    trainable: Literal["lora", "full"] = Field(
-        default="lora", description="What is trained: low-rank updates, or all weights."
+    trainable: Literal["lora", "full", "branch"] = Field(
+        default="lora",
+        description="What is trained: low-rank updates, or all weights, and the caption branch "
+        "with them where there is one; or `branch` alone.",
     )
     rank: int = Field(default=8, ge=1, description="Rank of the LoRA updates.")
     alpha: float = Field(
@@ -81,6 +95,10 @@ class TrainableEditor(Editor):
     @abstractmethod
     def load_base(self) -> Any:
         """A new diffusers pipeline with the base's weights, without adapter, in eval mode."""
+
+    def settings_on_card(self) -> dict[str, str]:
+        """Settings that an adapter is bound to: it is of no use with others."""
+        return {"captions": self.captions}
 
     def text_of(self, public_caption: str, edit_instruction: str) -> str:
         """The text input that ``captions`` asks for."""
@@ -149,15 +167,18 @@ def read_card(folder: Path) -> AdapterCard:
 
 
 def check_card(card: AdapterCard, folder: Path, editor: TrainableEditor, base: str) -> None:
-    """Refuse an adapter of another editor, base or kind of text.
+    """Refuse an adapter of another editor or base, or trained with other settings.
 
     Raises:
         UsageError: says what differs.
     """
     wanted = {
         "editor": (card.editor, editor.name),
+        **{
+            f"editor.{setting}": (getattr(card, setting), now)
+            for setting, now in editor.settings_on_card().items()
+        },
         "base weights": (card.base, base),
-        "editor.captions": (card.captions, editor.captions),
     }
     for what, (trained, now) in wanted.items():
         if trained != now:

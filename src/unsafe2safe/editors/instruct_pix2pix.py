@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -23,8 +24,15 @@ from torch import Tensor
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.base import EditRequest, Pixels
+from unsafe2safe.editors.caption_branch import (
+    BRANCH_FILE,
+    add_caption_branch,
+    load_caption_branch,
+)
+from unsafe2safe.editors.concealment import concealed, hidden_in_square
 from unsafe2safe.editors.fine_tuning import (
     FULL_WEIGHTS_FOLDER,
+    AdapterCard,
     TrainableEditor,
     adapter_folder,
     check_card,
@@ -102,6 +110,16 @@ class InstructPix2PixEditor(TrainableEditor):
     image_guidance_scale: float = Field(
         default=1.5, ge=1, description="How strongly an edit keeps to the source image."
     )
+    source: Literal["full", "blur", "blank"] = Field(
+        default="full",
+        description="What of the source image the editor sees: all; or its masked regions "
+        "`blur`red, which leaves their colours, or `blank`, which leaves nothing to copy.",
+    )
+    caption_branch: Literal["none", "gated"] = Field(
+        default="none",
+        description="`gated`: a cross-attention of its own for the public caption beside the "
+        "text's, with a gate per layer that begins closed.",
+    )
     batch_size: int = Field(default=8, ge=1, description="Images edited at once.")
     device: str = Field(default="cpu", description="Torch device of edits: cpu, cuda, cuda:1.")
 
@@ -109,7 +127,29 @@ class InstructPix2PixEditor(TrainableEditor):
 
     @abstractmethod
     def load_base(self) -> Any:
-        """A new StableDiffusionInstructPix2PixPipeline without adapter, in eval mode."""
+        """A new StableDiffusionInstructPix2PixPipeline without adapter or branch, in eval mode."""
+
+    def shipped_branch(self) -> Path | None:
+        """The caption branch that comes with the base, where one does."""
+        return None
+
+    def settings_on_card(self) -> dict[str, str]:
+        """Settings that an adapter is bound to."""
+        return {
+            **super().settings_on_card(),
+            "caption_branch": self.caption_branch,
+            "source": self.source,
+        }
+
+    def add_branch(self, pipeline: Any) -> None:
+        """With ``caption_branch=gated``: add the base's branch, or a new one, to ``pipeline``.
+
+        Raises:
+            UsageError: the model cannot have one, or the shipped branch is not of this model.
+        """
+        if self.caption_branch == "gated":
+            tokens = pipeline.tokenizer.model_max_length
+            add_caption_branch(pipeline.unet, tokens, self.shipped_branch())
 
     def base_fingerprint(self, pipeline: Any) -> str:
         """Hash of the weights of ``pipeline``, which must not carry an adapter yet."""
@@ -124,27 +164,64 @@ class InstructPix2PixEditor(TrainableEditor):
         """
         pipeline = self.load_base()
         if self.adapter is None:
-            return pipeline
-        folder = adapter_folder(self.adapter)
-        card = read_card(folder)
-        check_card(card, folder, self, self.base_fingerprint(pipeline))
-        try:
-            if card.trainable == "lora":
-                with _no_text_encoder_warning():
-                    pipeline.load_lora_weights(str(folder), use_safetensors=True)
-            else:
-                pipeline.unet = type(pipeline.unet).from_pretrained(
-                    folder / FULL_WEIGHTS_FOLDER, use_safetensors=True, local_files_only=True
-                )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UsageError(f"{folder}: {str(error).splitlines()[0]}") from None
+            self.add_branch(pipeline)
+        else:
+            folder = adapter_folder(self.adapter)
+            card = read_card(folder)
+            check_card(card, folder, self, self.base_fingerprint(pipeline))
+            try:
+                self._load_adapter(pipeline, card, folder)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise UsageError(f"{folder}: {str(error).splitlines()[0]}") from None
         pipeline.unet.requires_grad_(False).eval()
         return pipeline
+
+    def _load_adapter(self, pipeline: Any, card: AdapterCard, folder: Path) -> None:
+        weights = card.weights_folder(folder)
+        if card.trainable == "full":
+            pipeline.unet = type(pipeline.unet).from_pretrained(
+                weights / FULL_WEIGHTS_FOLDER, use_safetensors=True, local_files_only=True
+            )
+        self.add_branch(pipeline)  # before LoRA, whose layers would hide those it is copied from
+        if card.trainable == "lora":
+            with _no_text_encoder_warning():
+                pipeline.load_lora_weights(str(weights), use_safetensors=True)
+        if card.caption_branch == "gated":
+            load_caption_branch(pipeline.unet, folder / BRANCH_FILE)
 
     @cached_property
     def pipeline(self) -> Any:
         """The pipeline that edits, loaded on first use."""
         return self.load_pipeline().to(self.device)
+
+    def encode_texts(
+        self, pipeline: Any, texts: Sequence[str], public_captions: Sequence[str]
+    ) -> Tensor:
+        """(B, L, D) embedded texts; with a caption branch (B, 2L, D), the captions behind them."""
+        if self.caption_branch == "none":
+            return encode_text(pipeline, texts)
+        halves = encode_text(pipeline, texts), encode_text(pipeline, public_captions)
+        return torch.cat(halves, dim=1)
+
+    def seen_source(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """What the editor sees of 8-bit sources: (B, 3, R, R) in [-1, 1], as ``images`` are.
+
+        ``mask`` is (B, 1, R, R), more than 0 where something sensitive is.
+
+        Raises:
+            UsageError: something is to be hidden and nobody knows where (``mask`` is None).
+        """
+        if self.source == "full":
+            return images
+        if mask is None:
+            raise UsageError(f"editor.source={self.source} needs pairs that come with masks")
+        pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        hidden = (mask > 0)[:, 0]
+        seen = [
+            concealed(square_.numpy(), hidden_.numpy(), self.source)
+            for square_, hidden_ in zip(pixels.cpu(), hidden.cpu(), strict=True)
+        ]
+        return torch.where(hidden[:, None], to_model(seen).to(images), images)
 
     def run(
         self,
@@ -153,16 +230,20 @@ class InstructPix2PixEditor(TrainableEditor):
         texts: Sequence[str],
         seeds: Sequence[int],
         strength: int = 0,
+        public_captions: Sequence[str] | None = None,
     ) -> NDArray[np.float32]:
         """Edit squares (R, R, 3) uint8 with ``pipeline``; gives (B, R, R, 3) in [0, 1].
 
         Each item has its own noise generator, so that its batch does not change its noise.
+        ``public_captions`` are what a caption branch reads; None: empty ones.
         """
         # On the CPU whatever the device, so that a seed means the same noise everywhere.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        nothing = [""] * len(texts)
         with torch.inference_mode():
             edited = pipeline(
-                prompt=list(texts),
+                prompt_embeds=self.encode_texts(pipeline, texts, public_captions or nothing),
+                negative_prompt_embeds=self.encode_texts(pipeline, nothing, nothing),
                 image=(to_model(images) / 2 + 0.5).to(pipeline.device, pipeline.unet.dtype),
                 num_inference_steps=self.steps,
                 guidance_scale=self.text_guidance_scale * (1.0 + _STRENGTH_STEP * strength),
@@ -187,12 +268,17 @@ class InstructPix2PixEditor(TrainableEditor):
         chosen = [requests[index] for index in batch]
         images = self.run(
             self.pipeline,
-            [square(request.image, self.resolution) for request in chosen],
+            [self._seen_square(request) for request in chosen],
             [self.text_of(r.public_caption, r.edit_instruction) for r in chosen],
             [request.seed for request in chosen],
             chosen[0].strength,
+            [request.public_caption for request in chosen],
         )
         return [
             restore(image, *request.image.shape[:2])
             for image, request in zip(images, chosen, strict=True)
         ]
+
+    def _seen_square(self, request: EditRequest) -> Pixels:
+        pixels = square(request.image, self.resolution)
+        return concealed(pixels, hidden_in_square(request.mask, self.resolution), self.source)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.errors import ConfigError, UsageError
+from unsafe2safe.editors.caption_branch import BRANCH_FILE
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
-from unsafe2safe.editors.tiny_model import PredictionType, build_pipeline
+from unsafe2safe.editors.tiny_model import build_pipeline
+
+_PACKAGED = "tiny"  # in unsafe2safe.assets
 
 
 @component
 class TinyEditor(InstructPix2PixEditor):
-    """InstructPix2Pix at 64 px. Without ``weights`` its base is random and edits are not usable."""
+    """InstructPix2Pix at 64 px, with the weights shipped in the package."""
 
     resolution: int = Field(
         default=64, ge=16, multiple_of=8, description="Side of the edited square, pixels."
@@ -26,32 +30,69 @@ class TinyEditor(InstructPix2PixEditor):
     image_guidance_scale: float = Field(
         default=1.3, ge=1, description="How strongly an edit keeps to the source image."
     )
-    init_seed: int = Field(
-        default=0, ge=0, description="Seed of the base's weights where `weights` gives none."
-    )
     weights: Path | None = Field(
         default=None,
-        description="Folder of a StableDiffusionInstructPix2PixPipeline; null: drawn at random.",
+        description="Folder of a StableDiffusionInstructPix2PixPipeline; null: the one shipped in "
+        "the package.",
     )
-    prediction_type: PredictionType = Field(
-        default="epsilon",
-        description="What a base without `weights` predicts; with `weights` its scheduler says.",
+    init_seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="Begin from random weights drawn from this seed, whose edits are not usable; "
+        "null: from `weights`.",
     )
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        default=None,
+        description="What a base drawn from `init_seed` predicts, null: epsilon; of `weights` "
+        "their scheduler says it.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.init_seed is not None and self.weights is not None:
+            raise ConfigError("editor.init_seed and editor.weights: give one of them")
+        if self.init_seed is None and self.prediction_type is not None:
+            raise ConfigError(
+                "editor.prediction_type is for a random base (editor.init_seed); the scheduler "
+                "beside the weights says what they predict"
+            )
 
     def load_base(self) -> Any:
         """A new pipeline, from ``weights`` or drawn from ``init_seed``, in eval mode.
 
         Raises:
-            UsageError: ``weights`` is no such folder.
+            UsageError: ``weights`` is no such folder, or the package holds none.
         """
-        if self.weights is None:
-            pipeline = build_pipeline(self.init_seed, self.prediction_type)
+        if self.init_seed is not None:
+            pipeline = build_pipeline(self.init_seed, self.prediction_type or "epsilon")
         else:
-            pipeline = _load_folder(self.weights)
+            pipeline = _load_folder(self._weights_folder())
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             module.requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def shipped_branch(self) -> Path | None:
+        """``caption_branch.safetensors`` beside the weights, where there is one."""
+        if self.init_seed is not None:
+            return None
+        path = self._weights_folder() / BRANCH_FILE
+        return path if path.is_file() else None
+
+    def _weights_folder(self) -> Path:
+        if self.weights is not None:
+            return self.weights
+        folder = packaged_weights()
+        if not folder.is_dir():
+            raise UsageError(
+                f"the package holds no weights of editor={self.name} ({folder}); give "
+                "editor.weights=FOLDER, or editor.init_seed=0 for a random base to try things with"
+            )
+        return folder
+
+
+def packaged_weights() -> Path:
+    """Where the shipped weights lie, whether or not they do."""
+    return Path(str(resources.files("unsafe2safe.assets") / _PACKAGED))
 
 
 def _load_folder(folder: Path) -> Any:

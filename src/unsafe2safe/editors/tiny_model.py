@@ -9,9 +9,17 @@ from torch import Tensor, nn
 
 from unsafe2safe.editors.tiny_tokenizer import MAX_TOKENS, build_tokenizer
 
-LATENT_CHANNELS = 4
+SIDE = 64  # pixels
+LATENT_CHANNELS = 8
+LATENT_SIDE = SIDE // 4
+_VAE_WIDTHS = (16, 32, 64)
+_VAE_NORM_GROUPS = 2
+_UNET_WIDTHS = (64, 128)
+_UNET_NORM_GROUPS = 4
 _TEXT_WIDTH = 128
-_POSTERIOR_LOG_VARIANCE = -6.0
+_TEXT_LAYERS = 2
+_HEADS = 4
+POSTERIOR_LOG_VARIANCE = -6.0
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -23,8 +31,9 @@ def build_pipeline(init_seed: int, prediction_type: PredictionType) -> Any:
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(init_seed)
-        vae, unet, text_encoder = _vae(), _unet(), _text_encoder(tokenizer)
-        normalize_latents(vae, init_seed)
+        vae, unet, text_encoder = build_autoencoder(), _unet(), _text_encoder(tokenizer)
+        normalize_latents(vae, structured_images(32, SIDE, init_seed))
+        fix_posterior(vae)
     return StableDiffusionInstructPix2PixPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -40,6 +49,9 @@ def build_pipeline(init_seed: int, prediction_type: PredictionType) -> Any:
 def _scheduler(prediction_type: PredictionType) -> Any:
     from diffusers import DDIMScheduler
 
+    # Zero terminal SNR and trailing steps (Lin et al. 2024): the first step of an edit then is
+    # pure noise, as in training. What predicts the noise itself would learn nothing at such a step.
+    velocity = prediction_type == "v_prediction"
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -49,20 +61,23 @@ def _scheduler(prediction_type: PredictionType) -> Any:
         set_alpha_to_one=False,
         steps_offset=1,
         prediction_type=prediction_type,
+        rescale_betas_zero_snr=velocity,
+        timestep_spacing="trailing" if velocity else "leading",
     )
 
 
-def _vae() -> Any:
+def build_autoencoder() -> Any:
+    """An AutoencoderKL for 64 px squares, drawn from torch's own generator."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * len(_VAE_WIDTHS),
+        up_block_types=("UpDecoderBlock2D",) * len(_VAE_WIDTHS),
+        block_out_channels=_VAE_WIDTHS,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=2,
-        sample_size=64,
+        norm_num_groups=_VAE_NORM_GROUPS,
+        sample_size=SIDE,
         mid_block_add_attention=False,
         scaling_factor=1.0,
     )
@@ -72,16 +87,16 @@ def _unet() -> Any:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=16,
+        sample_size=LATENT_SIDE,
         in_channels=2 * LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(32, 64),
+        block_out_channels=_UNET_WIDTHS,
         layers_per_block=1,
         cross_attention_dim=_TEXT_WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=4,
+        attention_head_dim=_HEADS,  # diffusers reads this as their number
+        norm_num_groups=_UNET_NORM_GROUPS,
     )
 
 
@@ -93,8 +108,8 @@ def _text_encoder(tokenizer: Any) -> Any:
             vocab_size=len(tokenizer),
             hidden_size=_TEXT_WIDTH,
             intermediate_size=2 * _TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
+            num_hidden_layers=_TEXT_LAYERS,
+            num_attention_heads=_HEADS,
             max_position_embeddings=MAX_TOKENS,
             projection_dim=_TEXT_WIDTH,
             bos_token_id=tokenizer.bos_token_id,
@@ -115,23 +130,31 @@ def structured_images(count: int, side: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def normalize_latents(vae: Any, seed: int) -> None:
+def fix_posterior(vae: Any, log_variance: float = POSTERIOR_LOG_VARIANCE) -> None:
+    """Give all latents of ``vae`` the same posterior variance, whatever the image.
+
+    The posterior of an untrained encoder is so wide that its samples would be mostly noise.
+    """
+    vae.quant_conv.weight[LATENT_CHANNELS:] = 0.0
+    vae.quant_conv.bias[LATENT_CHANNELS:] = log_variance
+
+
+@torch.no_grad()
+def normalize_latents(vae: Any, images: Tensor) -> None:
     """Fold each latent channel's mean and deviation into the quantization layers of ``vae``.
 
-    Latents then have mean 0 and deviation 1 (to 2 %) on structured images, so that
-    ``scaling_factor`` is 1 and the diffusion loss begins near 1; the decoder sees what it saw
-    before. The posterior of an untrained encoder is made narrow, or its samples would be mostly
-    noise.
+    Latents then have mean 0 and deviation 1 (to 2 %) on images like ``images``, (N, 3, R, R) in
+    [-1, 1], so that ``scaling_factor`` is 1 and the diffusion loss begins near 1; the decoder
+    sees what it saw before.
     """
     channels = LATENT_CHANNELS
     quant, post = vae.quant_conv, vae.post_quant_conv
-    quant.weight[channels:] = 0.0
-    quant.bias[channels:] = _POSTERIOR_LOG_VARIANCE
-    latents = vae.encode(structured_images(32, 64, seed)).latent_dist.mean
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(images, 64)])
     # Rounded, so that another thread count, which differs in the last bits, gives equal weights.
     mean = (latents.mean((0, 2, 3)) * 256).round() / 256
     deviation = (latents.std((0, 2, 3)) * 256).round().clamp(min=1) / 256
     quant.weight[:channels] /= deviation[:, None, None, None]
     quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
+    quant.bias[channels:] -= 2 * deviation.log()
     post.bias += post.weight[:, :, 0, 0] @ mean
     post.weight *= deviation[None, :, None, None]

@@ -50,6 +50,7 @@ def run_spec(
     inputs: Mapping[str, Path | None] | None = None,
     ignored: tuple[str, ...] = (),
     content: Mapping[str, str] | None = None,
+    dataset: Mapping[str, str] | None = None,
 ) -> RunSpec:
     """Identify the run: its folder and the keys that change its result.
 
@@ -57,16 +58,17 @@ def run_spec(
     say counts, not where they lie.
 
     ``inputs`` are run folders of earlier scripts; what counts of them is their own fingerprint,
-    not their path.
+    not their path. ``dataset`` stands for the data set of a run that reads none.
     """
     plain_config = plain(config)
     keys = result_keys(plain_config, (*ignored, *(inputs or {})))
-    keys.update(content or {})
     for name, folder in (inputs or {}).items():
         state = read_run(folder) if folder is not None else None
         keys[name] = state["fingerprint"] if state else None
-    key = dataset_key(plain_config["dataset"])
-    name = f"{config.dataset['name']}-{choice}-{fingerprint(keys)}"
+    keys.update(content or {})
+    described = dataset or plain_config["dataset"]
+    key = dataset_key(described)
+    name = f"{described['name']}-{choice}-{fingerprint(keys)}"
     output_dir = config.output_dir or config.paths.runs / script / name
     return RunSpec(script, output_dir, config.paths.private, keys, plain_config, key)
 

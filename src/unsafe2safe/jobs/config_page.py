@@ -15,7 +15,7 @@ from unsafe2safe.core.config.components import target_class
 from unsafe2safe.core.config.compose import compose_config, config_dir
 from unsafe2safe.core.config.schema import SCRIPTS, Common
 
-_GROUPS = ("dataset", "stage1", "editor", "objective", "metrics")
+_GROUPS = ("dataset", "stage1", "task", "editor", "objective", "metrics")
 Row = tuple[str, str, str, str]  # key, type, default, meaning
 
 _HEAD = """# Configuration

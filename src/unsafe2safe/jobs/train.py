@@ -1,34 +1,25 @@
-"""train.py: from the pairs of an anonymize.py run to an adapter that anonymize.py can load."""
+"""train.py: from pairs, or from the synthetic world, to weights that the other scripts load."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.schema import Train
-from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.ledger import RunFolder
 from unsafe2safe.core.records import RunResult
-from unsafe2safe.editors.base import Editor
-from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
-from unsafe2safe.jobs.common import (
-    find_input,
-    log,
-    open_source,
-    plain,
-    result_of,
-    run_spec,
-)
-from unsafe2safe.objectives.base import Objective
+from unsafe2safe.jobs.common import find_input, log, plain, result_of, run_spec
 from unsafe2safe.tracking.csv_sink import read_rows
 from unsafe2safe.tracking.opening import METRICS_FILE, open_tracker
 from unsafe2safe.training.checkpoints import newest_loadable
-from unsafe2safe.training.editor_task import build_task
 from unsafe2safe.training.fit import fit
-from unsafe2safe.training.pairs import PairDataset, read_pairs, usable_pairs
+from unsafe2safe.training.recipe import Recipe
+from unsafe2safe.training.task import Task, TrainingData
 
 _METRICS = ("loss", "learning_rate")
 _CHECKPOINTS = "checkpoints"
@@ -41,75 +32,58 @@ _NEVER_CHANGES_RESULT = (
 
 
 def run(config: Train) -> RunResult:
-    """Fine-tune ``config.editor``; the same configuration again goes on where it stopped.
+    """Train ``config.task``; the same configuration again goes on where it stopped.
 
     Raises:
-        UsageError: no pairs, an editor that cannot be trained, a folder that cannot be used.
+        UsageError: nothing to train on, choices that cannot be trained, a folder that cannot be
+            used.
     """
-    editor = _trainable_editor(config)
-    objective = build(config.objective, "objective", Objective)  # type: ignore[type-abstract]
-    pairs_folder = find_input(
-        config,
-        "pairs",
-        config.pairs,
-        "anonymize",
-        "python anonymize.py write_pairs=true",
-        also=("generate_triplets",),  # imported pairs
-    )
-    pairs = read_pairs(pairs_folder)
-    source = open_source(config)
+    recipe = build(config.task, "task", Recipe)  # type: ignore[type-abstract]
+    choice = recipe.choice(config)
+    inputs = recipe.inputs(config, partial(find_input, config))
+    data = recipe.data(config, inputs)
     spec = run_spec(
         config,
         "train",
-        f"{editor.name}-{editor.trainable}",
-        {"pairs": pairs_folder},
-        _NEVER_CHANGES_RESULT,
+        choice,
+        inputs,
+        (*_NEVER_CHANGES_RESULT, *recipe.unused),
+        recipe.content(inputs),
+        recipe.stands_for,
     )
     with RunFolder.open(spec, config.existing) as folder:
-        adapter = folder.path / "adapter"
+        exported = folder.path / recipe.exported_as
         if folder.complete:
             failed = folder.state["counts"]["failed"]
-            return result_of(folder, failed, f"{folder.path} is complete already", adapter)
-        dataset = PairDataset(pairs, pairs_folder, source, editor.resolution)
-        used, failures = usable_pairs(dataset, folder.path / _CHECKPOINTS / "unusable.json")
+            return result_of(folder, failed, f"{folder.path} is complete already", exported)
+        failures = data.drop_unusable(folder.path / _CHECKPOINTS / "unusable.json")
         folder.write_failures({"image_id": i, "reason": r} for i, r in failures.items())
         with _threads(config.engine.threads):
-            _train(config, editor, objective, used, folder)
-        counts = {"pairs": len(used), "failed": len(failures), "steps": config.trainer.max_steps}
+            log.info("loading task=%s (%s)", recipe.name, choice)
+            task = recipe.task(config, inputs)
+            _train(config, task, data, folder)
+            task.export(exported)
+            held_out = task.validate(exported)
+        counts = {data.noun: len(data), "failed": len(failures), "steps": config.trainer.max_steps}
         facts = _loss_facts(folder.path / METRICS_FILE)
-        folder.finish(counts, loss=facts)
-        return result_of(folder, len(failures), _message(folder, counts, facts), adapter)
-
-
-def _trainable_editor(config: Train) -> InstructPix2PixEditor:
-    editor = build(config.editor, "editor", Editor)  # type: ignore[type-abstract]
-    if not isinstance(editor, InstructPix2PixEditor):
-        raise UsageError(f"editor={editor.name} has no weights that train.py can train")
-    if editor.adapter is not None:
-        raise UsageError("editor.adapter: train.py begins from the base, without an adapter")
-    return editor
+        folder.finish(counts, loss=facts, held_out=dict(held_out))
+        message = _message(counts, data.noun, facts, held_out, exported)
+        return result_of(folder, len(failures), message, exported)
 
 
 def _train(
-    config: Train,
-    editor: InstructPix2PixEditor,
-    objective: Objective,
-    pairs: PairDataset,
-    folder: RunFolder,
+    config: Train, task: Task[Any, Any, Any], data: TrainingData[Any, Any], folder: RunFolder
 ) -> None:
     checkpoints = folder.path / _CHECKPOINTS
     found = newest_loadable(checkpoints)
     step, resume_from = found or (0, None)
     if found:
         log.info("resuming after step %d of %d", step, config.trainer.max_steps)
-    log.info("loading editor=%s", editor.name)
-    task = build_task(editor, objective, config.seed)
     trained = sum(parameter.numel() for parameter in task.trainable_parameters().values())
-    log.info("training %d weights on %d pairs", trained, len(pairs))
+    log.info("training %d weights on %d %s", trained, len(data), data.noun)
     run_id = folder.state["fingerprint"]
     with open_tracker(config.logger, folder.path, plain(config), run_id, _METRICS, step) as tracker:
-        fit(task, pairs, config.trainer, config.seed, tracker, checkpoints, resume_from)
-    task.export(folder.path / "adapter")
+        fit(task, data, config.trainer, config.seed, tracker, checkpoints, resume_from)
 
 
 @contextmanager
@@ -134,15 +108,22 @@ def _loss_facts(metrics: Path) -> dict[str, float]:
     return {"first_fifth": median(losses[:fifth]), "last_fifth": median(losses[-fifth:])}
 
 
-def _message(folder: RunFolder, counts: dict[str, int], facts: dict[str, float]) -> str:
-    loss = (
-        f"; median loss {facts['first_fifth']:.4f} in the first fifth, "
-        f"{facts['last_fifth']:.4f} in the last"
-        if facts
-        else ""
-    )
-    failed = f", {counts['failed']} unusable (failures.jsonl)" if counts["failed"] else ""
-    return (
-        f"trained {counts['steps']} steps on {counts['pairs']} pairs{failed}{loss}; "
-        f"adapter in {folder.path / 'adapter'}"
-    )
+def _message(
+    counts: Mapping[str, int],
+    noun: str,
+    loss: Mapping[str, float],
+    held_out: Mapping[str, float],
+    exported: Path,
+) -> str:
+    parts = [f"trained {counts['steps']} steps on {counts[noun]} {noun}"]
+    if counts["failed"]:
+        parts[0] += f", {counts['failed']} unusable (failures.jsonl)"
+    if loss:
+        parts.append(
+            f"median loss {loss['first_fifth']:.4f} in the first fifth, "
+            f"{loss['last_fifth']:.4f} in the last"
+        )
+    if held_out:
+        told = ", ".join(f"{name} {value:.4g}" for name, value in held_out.items())
+        parts.append(f"held out: {told}")
+    return "; ".join([*parts, f"{exported.name} in {exported}"])

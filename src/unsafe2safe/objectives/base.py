@@ -37,9 +37,12 @@ def velocity(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
     return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
 
-def per_sample_mse(prediction: Tensor, target: Tensor) -> Tensor:
-    """(B, ...) twice to (B,) in float32."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+def per_sample_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(B, ...) twice to (B,) in float32; ``weight`` multiplies the squares and is broadcast."""
+    squares = (prediction.float() - target.float()).square()
+    if weight is not None:
+        squares = squares * weight
+    return squares.flatten(1).mean(1)
 
 
 @component
@@ -96,8 +99,10 @@ class Objective(ABC):
         noise: Tensor,
         timesteps: Tensor,
         scheduler: Any,
+        weight: Tensor | None = None,
     ) -> Tensor:
-        """(B,) weighted squared errors of ``prediction`` (B, C, H, W)."""
+        """(B,) weighted squared errors of ``prediction`` (B, C, H, W); ``weight`` (B, 1, H, W)
+        says how much each place counts."""
         alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
         target = self.target(latents, noise, alphas)
-        return self.weights(scheduler, timesteps) * per_sample_mse(prediction, target)
+        return self.weights(scheduler, timesteps) * per_sample_mse(prediction, target, weight)

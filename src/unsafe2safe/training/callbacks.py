@@ -36,7 +36,8 @@ class GradientCheck(pl.Callback):  # type: ignore[misc]
         module = pl_module
 
         def loss_of_step(_: int) -> Tensor:
-            return module.batch_loss(next(self._batches))
+            with trainer.precision_plugin.train_step_context():
+                return module.batch_loss(next(self._batches))
 
         check_gradients(
             module.network, module.task.trainable_parameters(), loss_of_step, self._learning_rate

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.randomness import torch_seed
+from unsafe2safe.editors.caption_branch import caption_branch
 from unsafe2safe.editors.fine_tuning import target_modules
-from unsafe2safe.editors.instruct_pix2pix import (
-    InstructPix2PixEditor,
-    encode_moments,
-    encode_text,
-)
+from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, encode_moments
 from unsafe2safe.objectives.base import Objective, add_noise, timesteps_from_uniform
 from unsafe2safe.objectives.conditioning import Dropped, drop_conditions
 from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
@@ -30,7 +26,8 @@ class PreparedEdits:
     """What of a batch does not change while training; shapes (B, C, h, w) and (B, L, D).
 
     ``target_mean`` and ``target_deviation`` are unscaled latent moments, so that each visit can
-    sample anew; ``source`` is the unscaled mode.
+    sample anew; ``source`` is the unscaled mode of what the editor sees of it. With a caption
+    branch ``text`` is (B, 2L, D): the public caption behind the text.
     """
 
     target_mean: Tensor
@@ -57,7 +54,8 @@ class InstructPix2PixTask:
 
         Raises:
             UsageError: the base's scheduler expects another prediction than the objective trains,
-                or a LoRA target matches nothing.
+                a LoRA target matches nothing, or a caption branch is to be trained where there
+                is none.
         """
         self.editor, self.objective, self._seed = editor, objective, seed
         self.pipeline = editor.load_base()
@@ -68,6 +66,9 @@ class InstructPix2PixTask:
                 f"objective={objective.name} trains {objective.prediction_type}, but the scheduler "
                 f"of editor={editor.name} expects {predicted}"
             )
+        if editor.trainable == "branch" and editor.caption_branch == "none":
+            raise UsageError("editor.trainable=branch needs editor.caption_branch=gated")
+        editor.add_branch(self.pipeline)
         self.network: nn.Module = nn.ModuleDict(
             {
                 "unet": self.pipeline.unet,
@@ -78,8 +79,10 @@ class InstructPix2PixTask:
         self.network.requires_grad_(False).eval()
         if editor.trainable == "lora":
             self._add_lora()
-        else:
+        elif editor.trainable == "full":
             self.pipeline.unet.requires_grad_(True)
+        for parameter in caption_branch(self.pipeline.unet).values():
+            parameter.requires_grad_(True)
         self._trainable = {
             name: parameter
             for name, parameter in self.network.named_parameters()
@@ -88,7 +91,7 @@ class InstructPix2PixTask:
         for parameter in self._trainable.values():
             parameter.data = parameter.data.float()
         with torch.no_grad():
-            self._no_text = encode_text(self.pipeline, [""])
+            self._no_text = editor.encode_texts(self.pipeline, [""], [""])
 
     def _add_lora(self) -> None:
         from peft import LoraConfig
@@ -107,23 +110,29 @@ class InstructPix2PixTask:
         # peft leaves new layers in training mode: right for LoRA dropout, the only such layer.
 
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
-        """The LoRA weights, or all of the UNet's, by name."""
+        """The LoRA weights, or all of the UNet's, and a caption branch's, by name."""
         return self._trainable
 
     @torch.no_grad()
     def prepare(self, batch: PairBatch) -> PreparedEdits:
-        """Encode target, source and text with the frozen autoencoder and text encoder."""
+        """Encode target, source and texts with the frozen autoencoder and text encoder.
+
+        Raises:
+            UsageError: the editor must not see all of the source, and the batch has no mask.
+        """
         vae = self.pipeline.vae
         device, dtype = vae.device, vae.dtype
         mean, deviation = encode_moments(vae, batch.target.to(device, dtype))
-        source, _ = encode_moments(vae, batch.source.to(device, dtype))
+        seen = self.editor.seen_source(batch.source, batch.mask)
+        source, _ = encode_moments(vae, seen.to(device, dtype))
         texts = [
             self.editor.text_of(caption, instruction)
             for caption, instruction in zip(
                 batch.public_captions, batch.edit_instructions, strict=True
             )
         ]
-        return PreparedEdits(mean, deviation, source, encode_text(self.pipeline, texts))
+        text = self.editor.encode_texts(self.pipeline, texts, batch.public_captions)
+        return PreparedEdits(mean, deviation, source, text)
 
     def draw(self, keys: Sequence[SampleKey], prepared: PreparedEdits) -> EditDraws:
         """All randomness of a step; each sample's depends on its own key only."""
@@ -165,13 +174,6 @@ class InstructPix2PixTask:
         """Write the adapter and prove that it loads; see :func:`export_adapter`."""
         export_adapter(self.editor, self.pipeline, self.base, folder)
 
-
-def build_task(editor: Any, objective: Objective, seed: int) -> InstructPix2PixTask:
-    """The task that fine-tunes ``editor``.
-
-    Raises:
-        UsageError: we cannot train this editor.
-    """
-    if not isinstance(editor, InstructPix2PixEditor):
-        raise UsageError(f"editor={editor.name} cannot be trained by train.py; editor=tiny can")
-    return InstructPix2PixTask(editor, objective, seed)
+    def validate(self, folder: Path) -> Mapping[str, float]:  # noqa: ARG002
+        """Nothing: evaluate.py says what an adapter is worth."""
+        return {}

@@ -12,7 +12,16 @@ import numpy as np
 
 from unsafe2safe.core.errors import Unsafe2SafeError
 from unsafe2safe.editors.base import Pixels
-from unsafe2safe.editors.fine_tuning import FULL_WEIGHTS_FOLDER, AdapterCard
+from unsafe2safe.editors.caption_branch import (
+    BRANCH_FILE,
+    save_caption_branch,
+    without_caption_branch,
+)
+from unsafe2safe.editors.fine_tuning import (
+    BESIDE_BRANCH_FOLDER,
+    FULL_WEIGHTS_FOLDER,
+    AdapterCard,
+)
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 
 TOLERANCE = 1e-4
@@ -28,7 +37,9 @@ def export_adapter(editor: InstructPix2PixEditor, pipeline: Any, base: str, fold
 
     LoRA: ``pytorch_lora_weights.safetensors`` for ``pipeline.load_lora_weights(folder)``. All
     weights: ``unet/`` for ``UNet2DConditionModel.from_pretrained``. Beside them ``adapter.json``
-    and a model card. ``base`` is the fingerprint of the base's weights.
+    and a model card. A caption branch is ``caption_branch.safetensors``; the others then lie in a
+    folder of their own, since diffusers would load them without it and say nothing. ``base`` is
+    the fingerprint of the base's weights.
 
     Raises:
         ExportError: a fresh pipeline with the adapter edits a fixed picture otherwise than
@@ -38,12 +49,16 @@ def export_adapter(editor: InstructPix2PixEditor, pipeline: Any, base: str, fold
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     pipeline.unet.eval()
-    if editor.trainable == "lora":
-        _save_lora(pipeline, temporary)
-    else:
-        pipeline.unet.save_pretrained(temporary / FULL_WEIGHTS_FOLDER, safe_serialization=True)
     card = _card(editor, pipeline, base)
     card.write(temporary)
+    weights = card.weights_folder(temporary)
+    with without_caption_branch(pipeline.unet):
+        if card.trainable == "lora":
+            _save_lora(pipeline, weights)
+        elif card.trainable == "full":
+            pipeline.unet.save_pretrained(weights / FULL_WEIGHTS_FOLDER, safe_serialization=True)
+    if card.caption_branch == "gated":
+        save_caption_branch(pipeline.unet, temporary / BRANCH_FILE)
     (temporary / _README).write_text(_model_card(card), "utf-8")
     _prove(editor, pipeline, temporary)
     shutil.rmtree(folder, ignore_errors=True)
@@ -79,6 +94,8 @@ def _card(editor: InstructPix2PixEditor, pipeline: Any, base: str) -> AdapterCar
         alpha=editor.alpha if lora else None,
         targets=editor.targets if lora else (),
         captions=editor.captions,
+        caption_branch=editor.caption_branch,
+        source=editor.source,
         prediction_type=str(pipeline.scheduler.config.prediction_type),
         resolution=editor.resolution,
         dtype=str(next(p for p in pipeline.unet.parameters() if p.requires_grad).dtype),
@@ -87,12 +104,34 @@ def _card(editor: InstructPix2PixEditor, pipeline: Any, base: str) -> AdapterCar
 
 
 def _model_card(card: AdapterCard) -> str:
+    choices = {"captions": "instruction", "caption_branch": "none", "source": "full"}
+    settings = "".join(
+        f" editor.{name}={getattr(card, name)}"
+        for name, default in choices.items()
+        if getattr(card, name) != default
+    )
+    ours = f"python anonymize.py editor={card.editor}{settings} adapter=RUN_FOLDER"
     if card.trainable == "lora":
         what = f"LoRA of rank {card.rank} on {', '.join(card.targets)}"
-        load = 'pipeline.load_lora_weights("adapter")'
-    else:
+        plain = 'pipeline.load_lora_weights("adapter")'
+    elif card.trainable == "full":
         what = "All weights of the UNet"
-        load = f'UNet2DConditionModel.from_pretrained("adapter/{FULL_WEIGHTS_FOLDER}")'
+        plain = f'UNet2DConditionModel.from_pretrained("adapter/{FULL_WEIGHTS_FOLDER}")'
+    else:
+        what, plain = "A public-caption branch", ""
+    if card.caption_branch == "gated":
+        load = f"""    {ours}
+
+Plain diffusers cannot load it: `{BRANCH_FILE}` holds a second cross-attention for the public
+caption, which diffusers does not know. Weights in `{BESIDE_BRANCH_FOLDER}` were trained together
+with it and are of no use without."""
+    else:
+        load = f"    {plain}\n\nor `{ours}`."
+    if card.source != "full":
+        load += f"""
+
+It was trained on sources whose sensitive regions are hidden (`source={card.source}`). Plain
+diffusers does not hide them: there it is of no use, and copies what it is shown."""
     return f"""---
 license: {card.licence.lower()}
 library_name: diffusers
@@ -101,19 +140,19 @@ tags: [image-editing, anonymization, instruct-pix2pix]
 # Adapter of unsafe2safe's editor `{card.editor}`
 
 {what}, trained with Unsafe2Safe's train.py on pairs of an original and its anonymized picture.
-Text input: {card.captions}. Trained at {card.resolution} px, {card.prediction_type} prediction,
-{card.dtype}. Base weights: fingerprint {card.base}, licence {card.licence}.
+Text input: {card.captions}. Caption branch: {card.caption_branch}. Source image seen:
+{card.source}. Trained at {card.resolution} px, {card.prediction_type} prediction, {card.dtype}.
+Base weights: fingerprint {card.base}, licence {card.licence}.
 
-    {load}
+{load}
 
-or `python anonymize.py editor={card.editor} adapter=RUN_FOLDER`. Its edits are published only
-after verification: an adapter promises nothing by itself.
+Its edits are published only after verification: an adapter promises nothing by itself.
 """
 
 
 def _prove(editor: InstructPix2PixEditor, pipeline: Any, folder: Path) -> None:
     picture = fixed_picture(editor.resolution)
-    inputs = ([picture], ["give the person red hair"], [0])
+    inputs = ([picture], ["give the person red hair"], [0], 0, ["a person outdoors"])
     trained = editor.run(pipeline, *inputs)
     # dataclasses.replace keeps every setting but the adapter
     loaded = replace(cast(Any, editor), adapter=folder)

@@ -1,4 +1,4 @@
-"""One training run from a task and its pairs to trained weights, resumable at any step."""
+"""One training run from a task and its data to trained weights, resumable at any step."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ from unsafe2safe.training.callbacks import (
     LossLog,
     TrainingProgress,
 )
-from unsafe2safe.training.module import OptimizerSettings, TaskModule
-from unsafe2safe.training.pairs import PairDataset, collate
+from unsafe2safe.training.module import TaskModule
 from unsafe2safe.training.sampler import ResumableBatchSampler
-from unsafe2safe.training.task import PairBatch, Task
+from unsafe2safe.training.task import KeyedBatch, Task, TrainingData
 from unsafe2safe.training.tracker_logger import TrackerLogger
 
 
 def fit(
-    task: Task[Any, Any],
-    pairs: PairDataset,
+    task: Task[Any, Any, Any],
+    data: TrainingData[Any, Any],
     settings: Trainer,
     seed: int,
     tracker: Tracker,
@@ -40,22 +39,21 @@ def fit(
 ) -> None:
     """Train ``task`` to ``settings.max_steps``, from ``resume_from`` where that is given.
 
+    With ``settings.ema`` the task holds the averaged weights afterwards, else the last ones.
+
     Raises:
         GradientCheckError: a trainable weight does not learn, or a frozen one does.
         UsageError: the loss is not finite.
     """
-    sampler = ResumableBatchSampler(len(pairs), settings.batch_size, seed)
-    optimizer = OptimizerSettings(
-        settings.learning_rate, settings.weight_decay, settings.warmup_steps
-    )
-    module = TaskModule(task, sampler, optimizer, seed)
+    sampler = ResumableBatchSampler(len(data), settings.batch_size, seed)
+    module = TaskModule(task, sampler, settings, seed)
     callbacks: list[pl.Callback] = [
         LossLog(settings.log_every),
         Checkpoints(checkpoints, settings.checkpoint_every),
         TrainingProgress(),
     ]
     if settings.gradient_check:
-        probe = _batches(pairs, ResumableBatchSampler(len(pairs), settings.batch_size, seed))
+        probe = _batches(data, ResumableBatchSampler(len(data), settings.batch_size, seed))
         callbacks.insert(0, GradientCheck(probe, settings.learning_rate))
     with _quiet_lightning():
         trainer = pl.Trainer(
@@ -72,7 +70,7 @@ def fit(
             use_distributed_sampler=False,
             default_root_dir=checkpoints.parent,
         )
-        loader: DataLoader[Any] = DataLoader(pairs, batch_sampler=sampler, collate_fn=collate)
+        loader: DataLoader[Any] = DataLoader(data, batch_sampler=sampler, collate_fn=data.collate)
         on_interrupt = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, loader, ckpt_path=resume_from, weights_only=True)
@@ -80,11 +78,13 @@ def fit(
             if on_interrupt is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, on_interrupt)  # Lightning leaves it ignored
             raise KeyboardInterrupt from None
+    if module.average is not None:
+        module.average.apply()
 
 
-def _batches(pairs: PairDataset, sampler: ResumableBatchSampler) -> Iterator[PairBatch]:
+def _batches(data: TrainingData[Any, Any], sampler: ResumableBatchSampler) -> Iterator[KeyedBatch]:
     for batch in sampler:
-        yield collate([pairs[item] for item in batch])
+        yield data.collate([data[item] for item in batch])
 
 
 @contextmanager

@@ -1,31 +1,21 @@
-"""The Lightning side of a :class:`Task`: optimizer, warm-up, and what a checkpoint holds."""
+"""The Lightning side of a :class:`Task`: optimizer, schedule, and what a checkpoint holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from unsafe2safe.core.config.schema import Trainer
+from unsafe2safe.training.averaging import WeightAverage
 from unsafe2safe.training.draws import keyed_torch_rng
 from unsafe2safe.training.sampler import ResumableBatchSampler
-from unsafe2safe.training.task import PairBatch, Task
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """AdamW with linear warm-up over ``warmup_steps`` and a constant rate after it."""
-
-    learning_rate: float
-    weight_decay: float
-    warmup_steps: int
-
-    def factor(self, step: int) -> float:
-        """Share of the peak rate that step ``step`` (from 0) is taken with."""
-        return min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+from unsafe2safe.training.schedule import rate_share
+from unsafe2safe.training.task import KeyedBatch, Task
 
 
 class TaskModule(pl.LightningModule):  # type: ignore[misc]
@@ -33,22 +23,25 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
 
     def __init__(
         self,
-        task: Task[Any, Any],
+        task: Task[Any, Any, Any],
         sampler: ResumableBatchSampler,
-        optimizer: OptimizerSettings,
+        settings: Trainer,
         seed: int,
     ) -> None:
         super().__init__()
         self.task = task
         self.network = task.network
-        self._sampler, self._optimizer, self._seed = sampler, optimizer, seed
+        self._sampler, self._settings, self._seed = sampler, settings, seed
+        self.average = (
+            WeightAverage(task.trainable_parameters(), settings.ema) if settings.ema else None
+        )
         self.strict_loading = False
 
-    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: KeyedBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Mean loss of a batch."""
         return self.batch_loss(batch)
 
-    def batch_loss(self, batch: PairBatch) -> Tensor:
+    def batch_loss(self, batch: KeyedBatch) -> Tensor:
         """Mean of the task's per-sample losses with the draws of the batch's own keys."""
         prepared = self.task.prepare(batch)
         draws = self.task.draw(batch.keys, prepared)
@@ -58,24 +51,30 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trained weights, stepped once per batch."""
-        settings = self._optimizer
+        settings = self._settings
         optimizer = torch.optim.AdamW(
             list(self.task.trainable_parameters().values()),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_share, settings))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
+        """Lightning's step; the average follows it."""
+        super().optimizer_step(*arguments, **settings)
+        if self.average is not None:
+            self.average.update()
+
     def transfer_batch_to_device(
         self,
-        batch: PairBatch,
+        batch: KeyedBatch,
         device: torch.device,  # noqa: ARG002
         dataloader_idx: int,  # noqa: ARG002
-    ) -> PairBatch:
+    ) -> KeyedBatch:
         """Leave the move to ``Task.prepare``, which knows what goes where."""
         return batch
 
@@ -103,10 +102,14 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
                 parameter.copy_(state_dict[name])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the sampler's place: what was trained on, whatever was prefetched."""
+        """Add the average, and the sampler's place: what was trained on, not prefetched."""
         self._sampler.samples_seen = self.global_step * self._sampler.global_batch
         checkpoint["sampler"] = self._sampler.state_dict()
+        if self.average is not None:
+            checkpoint["average"] = self.average.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the sampler back to its place."""
+        """Put sampler and average back to their places."""
         self._sampler.load_state_dict(checkpoint["sampler"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-from torch.utils.data import Dataset
+import torch
 
 from unsafe2safe.core.errors import ItemError, UsageError
 from unsafe2safe.core.files import inside, write_json
 from unsafe2safe.core.progress import Progress
-from unsafe2safe.core.records import Pair
+from unsafe2safe.core.records import Box, Pair
 from unsafe2safe.core.tables import read_parts
 from unsafe2safe.data.decode import decode_file
 from unsafe2safe.data.source import ImageSource
-from unsafe2safe.editors.base import Pixels
+from unsafe2safe.editors.base import Mask, Pixels
 from unsafe2safe.editors.instruct_pix2pix import square, to_model
 from unsafe2safe.training.draws import SampleKey
-from unsafe2safe.training.task import PairBatch
+from unsafe2safe.training.task import PairBatch, TrainingData
+from unsafe2safe.vision.regions import grow_region, mask_of
 
 # Squares kept in memory, so that small sets are decoded once and not at every visit.
 _KEPT_BYTES = 512 * 1024**2
@@ -29,13 +31,15 @@ _KEPT_BYTES = 512 * 1024**2
 
 @dataclass(frozen=True, eq=False)
 class LoadedPair:
-    """One visit to a pair; ``source`` and ``target`` are (R, R, 3) uint8 RGB."""
+    """One visit to a pair; ``source`` and ``target`` are (R, R, 3) uint8 RGB, ``mask`` is (R, R)
+    float32, 1 where a region of the pair lies and 0 elsewhere."""
 
     key: SampleKey
     source: Pixels
     target: Pixels
     public_caption: str
     edit_instruction: str
+    mask: Mask
 
 
 def read_pairs(run_folder: Path) -> list[Pair]:
@@ -57,15 +61,24 @@ def read_pairs(run_folder: Path) -> list[Pair]:
     return pairs
 
 
-class PairDataset(Dataset[LoadedPair]):
-    """Pairs addressed by (index, visit), as :class:`ResumableBatchSampler` deals them."""
+class PairDataset(TrainingData[LoadedPair, PairBatch]):
+    """Pairs of one run folder."""
+
+    noun: ClassVar[str] = "pairs"
 
     def __init__(
-        self, pairs: Sequence[Pair], run_folder: Path, source: ImageSource, resolution: int
+        self,
+        pairs: Sequence[Pair],
+        run_folder: Path,
+        source: ImageSource,
+        resolution: int,
+        margin: float = 0.0,
     ) -> None:
+        """``margin`` grows the masks, as anonymize.py's key of that name does."""
         self.pairs = list(pairs)
-        self._run_folder, self._source, self._resolution = run_folder, source, resolution
-        self._squares: dict[str, tuple[Pixels, Pixels]] = {}
+        self._run_folder, self._source = run_folder, source
+        self._resolution, self._margin = resolution, margin
+        self._squares: dict[str, tuple[Pixels, Pixels, Mask]] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -78,11 +91,11 @@ class PairDataset(Dataset[LoadedPair]):
         """
         index, visit = index_and_visit
         pair = self.pairs[index]
-        source, target = self._squares.get(pair.image_id) or self._load(pair)
+        source, target, mask = self._squares.get(pair.image_id) or self._load(pair)
         key = SampleKey(pair.image_id, visit)
-        return LoadedPair(key, source, target, pair.public_caption, pair.edit_instruction)
+        return LoadedPair(key, source, target, pair.public_caption, pair.edit_instruction, mask)
 
-    def _load(self, pair: Pair) -> tuple[Pixels, Pixels]:
+    def _load(self, pair: Pair) -> tuple[Pixels, Pixels, Mask]:
         source = self._source.decode(self._source.record(pair.source)).pixels
         path = inside(self._run_folder, pair.target)
         # Targets are written by us, upright: no orientation is left to apply.
@@ -90,39 +103,62 @@ class PairDataset(Dataset[LoadedPair]):
         if source.shape != target.shape:
             sizes = " and ".join(f"{p.shape[1]}x{p.shape[0]}" for p in (source, target))
             raise ItemError(pair.image_id, f"source and target differ in size ({sizes})")
-        squares = square(source, self._resolution), square(target, self._resolution)
-        if len(self._squares) * 2 * squares[0].nbytes < _KEPT_BYTES:
+        side, (height, width) = self._resolution, source.shape[:2]
+        mask = mask_of(self._boxes(pair, height, width), side, side)
+        squares = square(source, side), square(target, side), mask
+        if len(self._squares) * sum(part.nbytes for part in squares) < _KEPT_BYTES:
             self._squares[pair.image_id] = squares
         return squares
 
+    def _boxes(self, pair: Pair, height: int, width: int) -> Iterator[Box]:
+        """The pair's regions, grown, in the square's pixels."""
+        across, down = self._resolution / width, self._resolution / height
+        for region in pair.regions:
+            box = grow_region(region.category, region.box, self._margin, width, height)
+            yield Box(box.x * across, box.y * down, box.width * across, box.height * down)
 
-def usable_pairs(dataset: PairDataset, kept_at: Path) -> tuple[PairDataset, dict[str, str]]:
-    """Decode every pair once; the data set without those that fail, and their reasons by id.
+    def collate(self, items: Sequence[LoadedPair]) -> PairBatch:
+        """Loaded pairs to one batch."""
+        return PairBatch(
+            keys=tuple(item.key for item in items),
+            source=to_model([np.asarray(item.source) for item in items]),
+            target=to_model([np.asarray(item.target) for item in items]),
+            public_captions=tuple(item.public_caption for item in items),
+            edit_instructions=tuple(item.edit_instruction for item in items),
+            mask=torch.from_numpy(np.stack([item.mask for item in items])).unsqueeze(1),
+        )
 
-    The verdict is kept at ``kept_at`` and decides on every later start, so that a run keeps
-    training on the pairs it began with.
+    def drop_unusable(self, kept_at: Path) -> Mapping[str, str]:
+        """Decode every pair once and leave out those that fail; their reasons by id.
 
-    Raises:
-        UsageError: no pair can be used.
-    """
-    failures = _kept_failures(kept_at)
-    if failures is None:
+        The verdict is kept at ``kept_at`` and decides on every later start, so that a run keeps
+        training on the pairs it began with.
+
+        Raises:
+            UsageError: no pair can be used.
+        """
+        failures = _kept_failures(kept_at)
+        if failures is None:
+            failures = self._failures()
+            if len(failures) == len(self):
+                image_id, reason = next(iter(failures.items()))
+                raise UsageError(f"none of {len(self)} pairs can be used ({image_id}: {reason})")
+            write_json(kept_at, failures)
+        self.pairs = [pair for pair in self.pairs if pair.image_id not in failures]
+        return failures
+
+    def _failures(self) -> dict[str, str]:
         failures = {}
-        with Progress("reading pairs", len(dataset)) as progress:
-            for index, pair in enumerate(dataset.pairs):
+        with Progress("reading pairs", len(self)) as progress:
+            for index, pair in enumerate(self.pairs):
                 try:
-                    _ = dataset[index, 0]
+                    _ = self[index, 0]
                 except ItemError as error:
                     failures[pair.image_id] = error.reason
                 except UsageError as error:  # no such source, or a target outside its run
                     failures[pair.image_id] = str(error)
                 progress.advance()
-        if len(failures) == len(dataset):
-            image_id, reason = next(iter(failures.items()))
-            raise UsageError(f"none of {len(dataset)} pairs can be used ({image_id}: {reason})")
-        write_json(kept_at, failures)
-    dataset.pairs = [pair for pair in dataset.pairs if pair.image_id not in failures]
-    return dataset, failures
+        return failures
 
 
 def _kept_failures(path: Path) -> dict[str, str] | None:
@@ -131,14 +167,3 @@ def _kept_failures(path: Path) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     return dict(content)
-
-
-def collate(items: Sequence[LoadedPair]) -> PairBatch:
-    """Loaded pairs to one batch."""
-    return PairBatch(
-        keys=tuple(item.key for item in items),
-        source=to_model([np.asarray(item.source) for item in items]),
-        target=to_model([np.asarray(item.target) for item in items]),
-        public_captions=tuple(item.public_caption for item in items),
-        edit_instructions=tuple(item.edit_instruction for item in items),
-    )

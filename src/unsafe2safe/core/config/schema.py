@@ -218,9 +218,21 @@ class Anonymize(Common):
 
 class Trainer(Strict):
     max_steps: PositiveInt = Field(description="Optimizer steps in all.")
-    batch_size: PositiveInt = Field(description="Pairs per step.")
+    batch_size: PositiveInt = Field(description="Samples per step.")
     learning_rate: PositiveFloat = Field(description="Peak learning rate.")
     warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up.")
+    schedule: Literal["constant", "cosine"] = Field(
+        description="After the warm-up: the peak to the end, or half a cosine down to 0."
+    )
+    hold: float = Field(
+        ge=0, le=1, description="`schedule=cosine` begins to fall after this share of the steps."
+    )
+    ema: float | None = Field(
+        gt=0,
+        lt=1,
+        description="Decay of the moving average of the weights, which is exported in their "
+        "place; null: none.",
+    )
     weight_decay: float = Field(ge=0, description="AdamW weight decay.")
     gradient_clip: PositiveFloat | None = Field(description="Gradient norm bound; null: none.")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
@@ -237,6 +249,7 @@ class Trainer(Strict):
 
 
 class Train(Common):
+    task: Component
     pairs: Path | None = Field(
         description="Run folder of anonymize.py with pairs; null takes the newest complete one."
     )

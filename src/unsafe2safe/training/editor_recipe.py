@@ -1,0 +1,70 @@
+"""``task=editor``: an editor learns from pairs of an original and its anonymized picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from unsafe2safe.core.config.components import build, component
+from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.errors import UsageError
+from unsafe2safe.data.source import ImageSource
+from unsafe2safe.editors.base import Editor
+from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
+from unsafe2safe.objectives.base import Objective
+from unsafe2safe.training.editor_task import InstructPix2PixTask
+from unsafe2safe.training.pairs import PairDataset, read_pairs
+from unsafe2safe.training.recipe import InputFinder, Recipe
+
+
+@component
+class EditorRecipe(Recipe):
+    """Fine-tunes ``editor`` on ``pairs``."""
+
+    mask_margin: float = Field(
+        default=0.3,
+        ge=0,
+        le=2,
+        description="Masks of the pairs are grown by this share of each region's size; as "
+        "`margin` of anonymize.py.",
+    )
+
+    exported_as: ClassVar[str] = "adapter"
+
+    def choice(self, config: Train) -> str:
+        editor = trainable_editor(config)
+        return f"{editor.name}-{editor.trainable}"
+
+    def inputs(self, config: Train, find: InputFinder) -> Mapping[str, Path]:
+        how = "python anonymize.py write_pairs=true"
+        imported = ("generate_triplets",)
+        return {"pairs": find("pairs", config.pairs, "anonymize", how, imported)}
+
+    def data(self, config: Train, inputs: Mapping[str, Path]) -> PairDataset:
+        folder = inputs["pairs"]
+        pairs = read_pairs(folder)
+        source = build(config.dataset, "dataset", ImageSource)  # type: ignore[type-abstract]
+        source.records()  # a missing or empty data set is told before anything is written
+        resolution = trainable_editor(config).resolution
+        return PairDataset(pairs, folder, source, resolution, self.mask_margin)
+
+    def task(self, config: Train, inputs: Mapping[str, Path]) -> InstructPix2PixTask:  # noqa: ARG002
+        objective = build(config.objective, "objective", Objective)  # type: ignore[type-abstract]
+        return InstructPix2PixTask(trainable_editor(config), objective, config.seed)
+
+
+def trainable_editor(config: Train) -> InstructPix2PixEditor:
+    """The editor that ``config`` names.
+
+    Raises:
+        UsageError: we cannot train it, or it carries an adapter already.
+    """
+    editor = build(config.editor, "editor", Editor)  # type: ignore[type-abstract]
+    if not isinstance(editor, InstructPix2PixEditor):
+        raise UsageError(f"editor={editor.name} has no weights that train.py can train")
+    if editor.adapter is not None:
+        raise UsageError("editor.adapter: train.py begins from the base, without an adapter")
+    return editor

@@ -1,0 +1,81 @@
+"""A recipe: how one choice of ``task=...`` is opened from the configuration.
+
+A recipe is a component: one file here and one YAML in ``configs/task``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pydantic import Field
+
+from unsafe2safe.core.config.components import component
+from unsafe2safe.core.config.schema import Train
+from unsafe2safe.training.task import Task, TrainingData
+
+
+class InputFinder(Protocol):
+    """Finds the run folder that a key names, or the newest complete one, and says which."""
+
+    def __call__(
+        self,
+        key: str,
+        given: Path | None,
+        script: str,
+        how_to_make: str,
+        also: tuple[str, ...] = (),
+    ) -> Path:
+        """The folder.
+
+        Raises:
+            UsageError: there is none, or it is not what ``script`` writes.
+        """
+
+
+@component
+class Recipe(ABC):
+    """Base of the tasks of train.py."""
+
+    name: str = Field(description="Name of the task.")
+
+    # The folder that the trained weights are exported to, in the run folder.
+    exported_as: ClassVar[str]
+    # Sections of the configuration that have no part in the result.
+    unused: ClassVar[tuple[str, ...]] = ()
+    # What the run is of where no data set is read; None: of ``config.dataset``.
+    stands_for: ClassVar[Mapping[str, str] | None] = None
+
+    @abstractmethod
+    def choice(self, config: Train) -> str:
+        """What names the run folder beside the data set.
+
+        Raises:
+            UsageError: the choices do not fit each other.
+        """
+
+    def inputs(self, config: Train, find: InputFinder) -> Mapping[str, Path]:  # noqa: ARG002
+        """Earlier results that this run reads, by the key that names them."""
+        return {}
+
+    def content(self, inputs: Mapping[str, Path]) -> Mapping[str, str]:  # noqa: ARG002
+        """Hashes of inputs that are no run folders: what they hold counts, not where they lie."""
+        return {}
+
+    @abstractmethod
+    def data(self, config: Train, inputs: Mapping[str, Path]) -> TrainingData[Any, Any]:
+        """What is trained on; quick to make, so that faults are told before anything is written.
+
+        Raises:
+            UsageError: there is nothing to train on.
+        """
+
+    @abstractmethod
+    def task(self, config: Train, inputs: Mapping[str, Path]) -> Task[Any, Any, Any]:
+        """The model to train, loaded or drawn.
+
+        Raises:
+            UsageError: it cannot be trained as configured.
+        """

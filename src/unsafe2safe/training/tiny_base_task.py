@@ -1,0 +1,226 @@
+"""The task behind ``task=tiny_base``: InstructPix2Pix from nothing, its text encoder included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unsafe2safe.core.progress import Progress
+from unsafe2safe.core.randomness import torch_seed
+from unsafe2safe.editors.base import Pixels
+from unsafe2safe.editors.instruct_pix2pix import to_model
+from unsafe2safe.editors.tiny import TinyEditor
+from unsafe2safe.editors.tiny_model import LATENT_CHANNELS, LATENT_SIDE, build_pipeline
+from unsafe2safe.objectives.base import Objective, add_noise
+from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
+from unsafe2safe.training.draws import SampleKey
+from unsafe2safe.training.export_pipeline import export_pipeline, quiet_loading
+from unsafe2safe.training.tiny_autoencoder import load_vae
+from unsafe2safe.training.variants import (
+    VariantBatch,
+    VariantPairs,
+    changed_cells,
+    changed_pixels,
+)
+
+_ENCODED_AT_ONCE = 64  # pictures
+_GREATEST_WEIGHT = 24.0  # of a single cell, or a changed dot would be all that a pair is about
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedVariants:
+    """Latents (B, C, h, w) of both sides, token ids (B, L), and what each place counts
+    (B, 1, h, w)."""
+
+    source: Tensor
+    target: Tensor
+    tokens: Tensor
+    weight: Tensor
+
+
+class TinyBaseTask:
+    """The UNet learns to denoise the target's latents beside the source's, told the text, and the
+    text encoder learns with it. The autoencoder is fixed."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        seed: int,
+        autoencoder: Path,
+        *,
+        training: VariantPairs,
+        held_out: VariantPairs,
+        changed_weight: float,
+        small_region_weight: float,
+    ) -> None:
+        """Draw the weights from ``seed`` and encode every variant of ``training``."""
+        self._objective, self._seed = objective, seed
+        self.data, self.held_out = training, held_out
+        self._changed_weight, self._small_region_weight = changed_weight, small_region_weight
+        init = torch_seed(seed, "", 0, "tiny_base_init")
+        self.pipeline = build_pipeline(init, objective.prediction_type)
+        self.pipeline.register_modules(vae=load_vae(autoencoder))
+        self.network: nn.Module = nn.ModuleDict(
+            {
+                "unet": self.pipeline.unet.to(memory_format=torch.channels_last),
+                "text_encoder": self.pipeline.text_encoder,
+            }
+        )
+        self.network.requires_grad_(True)
+        self._no_text = self._tokens([""])
+        self._latents, self._changed = _encode(self.pipeline.vae, training)
+
+    def _tokens(self, texts: Sequence[str]) -> Tensor:
+        """(B, L) int64 token ids, padded to the tokenizer's length."""
+        tokenizer = self.pipeline.tokenizer
+        ids: Tensor = tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return ids
+
+    def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
+        """All weights of UNet and text encoder by name."""
+        return dict(self.network.named_parameters())
+
+    def prepare(self, batch: VariantBatch) -> PreparedVariants:
+        """Look up latents and changed cells; tokenize."""
+        device = self.pipeline.unet.device
+        sources = self._latents[batch.scenes, batch.sources].float()
+        targets = self._latents[batch.scenes, batch.targets].float()
+        changed = torch.stack([self._cells(*edit) for edit in _edits(batch)])
+        weight = place_weights(changed, self._changed_weight, self._small_region_weight)
+        return PreparedVariants(
+            source=sources.to(device, memory_format=torch.channels_last),
+            target=targets.to(device, memory_format=torch.channels_last),
+            tokens=self._tokens(batch.texts).to(device),
+            weight=weight.unsqueeze(1).to(device),
+        )
+
+    def _cells(self, scene: int, source: int, target: int) -> Tensor:
+        if source == target:
+            return torch.zeros(LATENT_SIDE, LATENT_SIDE, dtype=torch.bool)
+        place = self.data.choices.unordered.index((min(source, target), max(source, target)))
+        return self._changed[scene, place]
+
+    def draw(self, keys: Sequence[SampleKey], prepared: PreparedVariants) -> DiffusionDraws:
+        """All randomness of a step; each sample's depends on its own key only."""
+        return draw_diffusion(
+            self._seed,
+            keys,
+            prepared.target.shape[1:],
+            self._objective,
+            self.pipeline.scheduler.config.num_train_timesteps,
+            prepared.target.device,
+        )
+
+    def loss(self, prepared: PreparedVariants, draws: DiffusionDraws) -> Tensor:
+        """(B,) losses (Brooks et al. 2023, eq. 2) with a weight on each place."""
+        scheduler, latents = self.pipeline.scheduler, prepared.target
+        alphas = scheduler.alphas_cumprod.to(latents.device)[draws.timesteps]
+        noisy = add_noise(latents, draws.noise, alphas)
+        no_image = draws.dropped.image[:, None, None, None]
+        source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
+        no_text = draws.dropped.text[:, None]
+        tokens = torch.where(no_text, self._no_text.to(prepared.tokens), prepared.tokens)
+        text = self.pipeline.text_encoder(tokens)[0]
+        prediction = self.pipeline.unet(
+            torch.cat([noisy, source], dim=1), draws.timesteps, encoder_hidden_states=text
+        ).sample
+        return self._objective.loss(
+            prediction, latents, draws.noise, draws.timesteps, scheduler, prepared.weight
+        )
+
+    def export(self, folder: Path) -> None:
+        """Write the whole pipeline in fp16; see :func:`export_pipeline`."""
+        export_pipeline(self.pipeline, folder)
+
+    def validate(self, folder: Path) -> Mapping[str, float]:
+        """Edit held-out scenes with the exported pipeline.
+
+        ``psnr_unchanged``: mean PSNR in dB where the target equals the source. ``nearer_target``:
+        share of the changed pixels that came out nearer to the target than to the source.
+        """
+        editor = TinyEditor(name="tiny", weights=folder)
+        pairs = [self.held_out[index, 0] for index in range(len(self.held_out))]
+        scores = []
+        with quiet_loading():
+            pipeline = editor.pipeline
+        for begin in range(0, len(pairs), editor.batch_size):
+            part = pairs[begin : begin + editor.batch_size]
+            variants = [self.held_out.pictures(pair.scene) for pair in part]
+            sources = [known[pair.source] for known, pair in zip(variants, part, strict=True)]
+            targets = [known[pair.target] for known, pair in zip(variants, part, strict=True)]
+            seeds = [torch_seed(self._seed, pair.key.image_id, 0, "edit") for pair in part]
+            edits = editor.run(pipeline, sources, [pair.text for pair in part], seeds)
+            scores += [
+                _score(*pictures) for pictures in zip(sources, targets, edits * 255.0, strict=True)
+            ]
+        unchanged, nearer = np.array(scores).T
+        return {
+            "psnr_unchanged": float(np.nanmean(unchanged)),
+            "nearer_target": float(np.nanmean(nearer)) if np.isfinite(nearer).any() else 0.0,
+        }
+
+
+def _score(source: Pixels, target: Pixels, edit: NDArray[np.float32]) -> tuple[float, float]:
+    """PSNR where the target equals the source, and the share of the other pixels that are nearer
+    to the target; NaN where there is no such pixel. All (R, R, 3) in 0 to 255."""
+    changed = changed_pixels(source, target)
+    to_source, to_target = (np.square(edit - picture).mean(axis=2) for picture in (source, target))
+    kept, redrawn = to_source[~changed], (to_target < to_source)[changed]
+    psnr = 10 * np.log10(255.0**2 / max(float(kept.mean()), 1e-9)) if kept.size else np.nan
+    return float(psnr), float(redrawn.mean()) if redrawn.size else np.nan
+
+
+def _edits(batch: VariantBatch) -> list[tuple[int, int, int]]:
+    columns = (batch.scenes.tolist(), batch.sources.tolist(), batch.targets.tolist())
+    return list(zip(*columns, strict=True))
+
+
+def place_weights(changed: Tensor, changed_weight: float, small_region_weight: float) -> Tensor:
+    """(B, h, w) float32 weights from (B, h, w) bool: 1 where nothing changes.
+
+    A changed cell counts 1 + ``changed_weight``, or more where it takes more for all changed
+    cells together to count ``small_region_weight`` times as much as the rest.
+    """
+    count = changed.flatten(1).sum(1).float()
+    rest = changed[0].numel() - count
+    needed = small_region_weight * rest / count.clamp(min=1)
+    weight = needed.clamp(max=_GREATEST_WEIGHT).clamp(min=1 + changed_weight)
+    return torch.where(changed, weight[:, None, None], torch.ones(()))
+
+
+@torch.no_grad()
+def _encode(vae: Any, pairs: VariantPairs) -> tuple[Tensor, Tensor]:
+    """Latents of all variants, (N, V, C, h, w) fp16, and for every two variants of a scene the
+    latent cells that differ, (N, V (V - 1) / 2, h, w) bool."""
+    count, twos = pairs.choices.count, pairs.choices.unordered
+    shape = (LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
+    latents = torch.empty(len(pairs), count, *shape, dtype=torch.float16)
+    changed = torch.empty(len(pairs), len(twos), LATENT_SIDE, LATENT_SIDE, dtype=torch.bool)
+    scenes_at_once = max(1, _ENCODED_AT_ONCE // count)
+    with Progress("encoding scenes", len(pairs)) as progress:
+        for begin in range(0, len(pairs), scenes_at_once):
+            indices = range(begin, min(begin + scenes_at_once, len(pairs)))
+            pictures = [pairs.pictures(index) for index in indices]
+            flat = to_model([picture for variants in pictures for picture in variants])
+            modes = vae.encode(flat).latent_dist.mode()
+            latents[begin : indices.stop] = modes.half().view(len(indices), count, *shape)
+            for index, variants in zip(indices, pictures, strict=True):
+                for place, (first, second) in enumerate(twos):
+                    changed[index, place] = changed_cells(
+                        variants[first], variants[second], LATENT_SIDE
+                    )
+                progress.advance()
+    return latents, changed

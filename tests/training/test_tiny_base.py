@@ -1,0 +1,236 @@
+"""task=tiny_base at miniature size: resumable, and exported so that diffusers loads it plainly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training.interrupting import Interrupted, interrupt_after
+
+from unsafe2safe.core.config.components import build
+from unsafe2safe.core.config.compose import load
+from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.records import ExitStatus, RunResult
+from unsafe2safe.data.synthetic import redraw, render
+from unsafe2safe.editors.instruct_pix2pix import to_model
+from unsafe2safe.editors.tiny_model import (
+    build_autoencoder,
+    fix_posterior,
+    normalize_latents,
+    structured_images,
+)
+from unsafe2safe.jobs.train import run
+from unsafe2safe.training.draws import SampleKey
+from unsafe2safe.training.export import fixed_picture
+from unsafe2safe.training.recipe import Recipe
+from unsafe2safe.training.tiny_autoencoder import load_vae
+from unsafe2safe.training.tiny_base_task import TinyBaseTask, place_weights
+from unsafe2safe.training.variants import VariantPair, changed_cells, changed_pixels
+
+SHORT = [
+    "experiment=tiny_base",
+    "trainer.max_steps=5",
+    "trainer.batch_size=2",
+    "trainer.warmup_steps=1",
+    "trainer.checkpoint_every=2",
+    "trainer.log_every=1",
+    "trainer.gradient_check=false",
+    "task.scenes=6",
+    "task.held_out=2",
+    "engine.threads=1",
+]
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("autoencoder")
+    torch.manual_seed(3)
+    vae = build_autoencoder()
+    normalize_latents(vae, structured_images(16, 64, 0))
+    fix_posterior(vae)
+    vae.save_pretrained(folder)
+    return folder
+
+
+def train(root: Path, name: str, autoencoder: Path, *overrides: str) -> RunResult:
+    paths = [f"paths.runs={root / 'runs'}", f"paths.private={root / 'private'}"]
+    paths += [f"output_dir={root / name}", f"task.autoencoder={autoencoder}"]
+    return run(load("train", [*SHORT, *paths, *overrides]))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, autoencoder: Path) -> Path:
+    root = tmp_path_factory.mktemp("base")
+    result = train(root, "whole", autoencoder)
+    assert result.status is ExitStatus.DONE
+    return root / "whole"
+
+
+def make_task(autoencoder: Path, *overrides: str) -> TinyBaseTask:
+    config = load("train", [*SHORT, f"task.autoencoder={autoencoder}", *overrides])
+    assert isinstance(config, Train)
+    recipe = build(config.task, "task", Recipe)  # type: ignore[type-abstract]
+    task = recipe.task(config, {"task.autoencoder": autoencoder})
+    assert isinstance(task, TinyBaseTask)
+    return task
+
+
+@pytest.fixture(scope="module")
+def task(autoencoder: Path) -> TinyBaseTask:
+    return make_task(autoencoder)
+
+
+def test_stopped_in_the_middle_and_started_again_it_ends_with_the_same_bytes(
+    finished: Path, autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 3)
+        with pytest.raises(Interrupted):
+            train(tmp_path, "stopped", autoencoder)
+    train(tmp_path, "stopped", autoencoder)
+    whole = sorted(path for path in (finished / "pipeline").rglob("*") if path.is_file())
+    assert len(whole) >= 9
+    for path in [finished / "metrics.csv", *whole]:
+        again = tmp_path / "stopped" / path.relative_to(finished)
+        assert again.read_bytes() == path.read_bytes(), path.name
+    facts = json.loads((tmp_path / "stopped/run.json").read_text())["held_out"]
+    assert facts == json.loads((finished / "run.json").read_text())["held_out"]
+    assert set(facts) == {"psnr_unchanged", "nearer_target"}
+
+
+def test_plain_diffusers_loads_the_folder_in_fp32_and_edits(finished: Path) -> None:
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+    from safetensors.torch import load_file
+
+    folder = finished / "pipeline"
+    files = sorted(folder.rglob("*.safetensors"))
+    assert len(files) == 3
+    for file in files:
+        assert {value.dtype for value in load_file(file).values()} == {torch.float16}
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 20e6
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        assert part.dtype == torch.float32
+    scheduler = pipeline.scheduler.config
+    assert scheduler.prediction_type == "v_prediction"
+    assert scheduler.rescale_betas_zero_snr
+    assert scheduler.timestep_spacing == "trailing"
+    picture = to_model([fixed_picture(64)]) / 2 + 0.5
+    edited = pipeline("give the person red hair", picture, num_inference_steps=2, output_type="np")
+    assert edited.images.shape == (1, 64, 64, 3)
+    assert np.isfinite(edited.images).all()
+
+
+def test_the_average_is_exported_and_not_the_last_weights(finished: Path) -> None:
+    from safetensors.torch import load_file
+
+    stored = load_file(finished / "pipeline/unet/diffusion_pytorch_model.safetensors")
+    checkpoint = torch.load(finished / "checkpoints/step-00000005.ckpt", weights_only=True)
+    average = checkpoint["average"]["average"]["unet.conv_in.weight"]
+    assert torch.equal(stored["conv_in.weight"], average.half())
+    assert not torch.equal(
+        stored["conv_in.weight"], checkpoint["state_dict"]["unet.conv_in.weight"].half()
+    )
+
+
+def test_both_networks_learn_and_the_autoencoder_does_not(
+    task: TinyBaseTask, autoencoder: Path
+) -> None:
+    names = task.trainable_parameters()
+    assert {name.split(".")[0] for name in names} == {"unet", "text_encoder"}
+    assert len(names) == len(list(task.network.parameters()))
+    before = load_vae(autoencoder).state_dict()
+    batch = task.data.collate([task.data[0, 0], task.data[1, 0]])
+    prepared = task.prepare(batch)
+    task.loss(prepared, task.draw(batch.keys, prepared)).mean().backward()
+    assert all(parameter.grad is not None for parameter in names.values())
+    assert all(torch.equal(before[n], v) for n, v in task.pipeline.vae.state_dict().items())
+    task.network.zero_grad()
+
+
+def test_prepared_latents_are_the_modes_of_the_two_pictures(task: TinyBaseTask) -> None:
+    pair = VariantPair(SampleKey("scene-2", 0), 2, 3, 1, "a text")
+    prepared = task.prepare(task.data.collate([pair]))
+    pictures = task.data.pictures(2)
+    for index, latents in ((3, prepared.source), (1, prepared.target)):
+        with torch.no_grad():
+            mode = task.pipeline.vae.encode(to_model([pictures[index]])).latent_dist.mode()
+        torch.testing.assert_close(latents, mode, atol=5e-3, rtol=1e-3)  # kept in fp16
+    changed = changed_cells(pictures[3], pictures[1], 16)
+    assert torch.equal(prepared.weight[0, 0] > 1, changed)
+    same = task.prepare(task.data.collate([VariantPair(pair.key, 2, 1, 1, "keep")]))
+    assert torch.equal(same.source, same.target)
+    assert bool((same.weight == 1).all())
+
+
+def test_a_dropped_text_is_the_empty_text_and_a_dropped_image_is_zero(
+    autoencoder: Path,
+) -> None:
+    task = make_task(
+        autoencoder,
+        "objective.text_dropout=0",
+        "objective.image_dropout=0",
+        "objective.both_dropout=1",
+    )
+    first, second = task.data[0, 0], task.data[0, 1]
+    keys = (SampleKey("scene-0", 0),)
+
+    def loss(pair: VariantPair, source: int) -> torch.Tensor:
+        edit = VariantPair(keys[0], 0, source, 1, pair.text)
+        prepared = task.prepare(task.data.collate([edit]))
+        prepared.weight.fill_(1.0)
+        with torch.no_grad():
+            return task.loss(prepared, task.draw(keys, prepared))
+
+    torch.testing.assert_close(loss(first, 0), loss(second, 2))
+
+
+@pytest.mark.parametrize("count", [1, 6, 40, 200])
+def test_a_changed_region_counts_at_least_as_much_as_the_rest(count: int) -> None:
+    changed = torch.zeros(256, dtype=torch.bool)
+    changed[:count] = True
+    weight = place_weights(changed.view(1, 16, 16), 2.0, 1.0).flatten()
+    assert bool((weight[~changed] == 1).all())
+    assert float(weight[0]) >= 3
+    if float(weight[0]) < 24:  # the bound of a single cell
+        assert weight[changed].sum() >= weight[~changed].sum() - 1e-3
+    plain = place_weights(changed.view(1, 16, 16), 2.0, 0.0).flatten()
+    assert plain[changed].unique().tolist() == [3.0]
+
+
+def test_visits_draw_other_edits_of_the_scene_and_say_them(task: TinyBaseTask) -> None:
+    data = task.data
+    visits = [data[1, visit] for visit in range(60)]
+    assert visits == [data[1, visit] for visit in range(60)]
+    edits = {(visit.source, visit.target) for visit in visits}
+    assert len({edit for edit in edits if edit[0] != edit[1]}) > 8  # of 12
+    for visit in visits:
+        if visit.source == visit.target:
+            assert "keep everything" in visit.text or "change nothing" in visit.text
+    captions = [visit for visit in visits if visit.text.count(" . ") > 0]
+    assert 0 < len(captions) < len(visits)
+
+
+def test_variants_share_all_that_is_public(task: TinyBaseTask) -> None:
+    variants = task.data.variants(4)
+    assert len(variants) == 4
+    assert len({scene.public for scene in variants}) == 1
+    changes = [len(redraw(variants[0], scene.private).changes) for scene in variants[1:]]
+    assert min(changes) >= 1
+    unchanged = ~changed_pixels(render(variants[0]), render(variants[1]))
+    assert unchanged.any()
+
+
+def test_a_missing_autoencoder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no autoencoder"):
+        train(tmp_path, "run", tmp_path)
+
+
+def test_the_autoencoder_counts_by_what_it_holds(finished: Path) -> None:
+    keys = json.loads((finished / "run.json").read_text())["keys"]
+    assert len(keys["task.autoencoder"]) == 16
+    assert not any(key.startswith(("dataset", "editor", "vision")) for key in keys)
