@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from pydantic import Field
 
 from unsafe2safe.core.config.components import component
@@ -28,16 +29,16 @@ from unsafe2safe.data.synthetic.captions import (
     private_caption,
     public_caption,
 )
-from unsafe2safe.data.synthetic.drawing import slots
+from unsafe2safe.data.synthetic.drawing import render, slots
 from unsafe2safe.data.synthetic.source import counterpart, index_of, world_named
-from unsafe2safe.data.synthetic.worlds import draw_scene
+from unsafe2safe.data.synthetic.worlds import World, draw_scene
 from unsafe2safe.stage1.base import Described, Stage1
 from unsafe2safe.stage1.detectors import regions_of
 from unsafe2safe.vision.perception import Perception
 
 _CATEGORIES = {
     "sign": Category.TEXT,
-    "timepiece": Category.OTHER,
+    "timepiece": Category.TEXT,
     "plate": Category.PLATE,
 }
 
@@ -57,13 +58,31 @@ class Oracle(Stage1):
     ) -> list[Described]:
         if self.world is None or self.scene_seed is None:
             raise UsageError("stage1=oracle knows the scenes of dataset=synthetic only")
-        return [
-            self._describe(record.image_id, image.pixels.shape[0], seed) for record, image in images
-        ]
+        world = world_named(self.world)
+        described = []
+        for record, image in images:
+            scene = self._scene(record.image_id, image, world)
+            side = len(image.pixels)
+            described.append(self._describe(record.image_id, scene, side, world, seed))
+        return described
 
-    def _describe(self, image_id: str, side: int, seed: int) -> Described:
-        world = world_named(str(self.world))
-        scene = draw_scene(world, int(self.scene_seed or 0), index_of(image_id))
+    def _scene(self, image_id: str, image: DecodedImage, world: World) -> Scene:
+        """The record behind a picture.
+
+        Raises:
+            UsageError: the picture shows anything else, so the triplet would tell lies of it.
+        """
+        scene = draw_scene(world, self.scene_seed or 0, index_of(image_id))
+        if not np.array_equal(render(scene, len(image.pixels)), image.pixels):
+            raise UsageError(
+                f"{image_id} is not what world {world.name!r} with seed {self.scene_seed} draws; "
+                "stage1.world and stage1.scene_seed must be those of the data set"
+            )
+        return scene
+
+    def _describe(
+        self, image_id: str, scene: Scene, side: int, world: World, seed: int
+    ) -> Described:
         redrawn = counterpart(scene, world, seed, image_id)
         rng = generator(seed, image_id, stream="oracle")
         findings = tuple(_findings(scene, side))

@@ -20,6 +20,7 @@ from unsafe2safe.core.tables import read_parts
 from unsafe2safe.data.decode import decode_file
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.editors.base import Mask, Pixels
+from unsafe2safe.editors.concealment import hidden_in_square
 from unsafe2safe.editors.instruct_pix2pix import square, to_model
 from unsafe2safe.training.draws import SampleKey
 from unsafe2safe.training.task import PairBatch, TrainingData
@@ -104,18 +105,17 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
             sizes = " and ".join(f"{p.shape[1]}x{p.shape[0]}" for p in (source, target))
             raise ItemError(pair.image_id, f"source and target differ in size ({sizes})")
         side, (height, width) = self._resolution, source.shape[:2]
-        mask = mask_of(self._boxes(pair, height, width), side, side)
-        squares = square(source, side), square(target, side), mask
+        # As an edit's mask comes to the square, or training would hide less than editing does.
+        hidden = hidden_in_square(mask_of(self._boxes(pair, height, width), height, width), side)
+        squares = square(source, side), square(target, side), hidden.astype(np.float32)
         if len(self._squares) * sum(part.nbytes for part in squares) < _KEPT_BYTES:
             self._squares[pair.image_id] = squares
         return squares
 
     def _boxes(self, pair: Pair, height: int, width: int) -> Iterator[Box]:
-        """The pair's regions, grown, in the square's pixels."""
-        across, down = self._resolution / width, self._resolution / height
+        """The pair's regions, grown, in the source's pixels."""
         for region in pair.regions:
-            box = grow_region(region.category, region.box, self._margin, width, height)
-            yield Box(box.x * across, box.y * down, box.width * across, box.height * down)
+            yield grow_region(region.category, region.box, self._margin, width, height)
 
     def collate(self, items: Sequence[LoadedPair]) -> PairBatch:
         """Loaded pairs to one batch."""

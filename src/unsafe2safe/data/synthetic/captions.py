@@ -124,8 +124,9 @@ def instruction(redrawn: Redrawn, world: World, rng: _Rng) -> str:
     for index, (name, person) in enumerate(zip(names, new.persons, strict=True)):
         old = redrawn.source.private.persons[index]
         changed = {c.attribute for c in redrawn.changes if c.layer == f"person-{index}"}
-        if (changed - {"tag"}) and not _style_hidden(old, person, changed):
-            told.append(_person_told(name, _wanted(old, person, changed), shifted, form))
+        # Nothing is asked where all that changed is a hair style that headwear hides.
+        if wanted := _wanted(old, person, changed):
+            told.append(_person_told(name, wanted, shifted, form))
         if "tag" in changed:
             told.append(_text_told(f"{name} 's name tag", person.tag or "", shifted, form))
     for board in ("sign", "plate"):
@@ -136,11 +137,6 @@ def instruction(redrawn: Redrawn, world: World, rng: _Rng) -> str:
         verb = "now shows" if shifted else ("shows", "at", "to")[form]
         told.append(f"the {new.timepiece.kind} {verb} {new.timepiece.value}")
     return " ; ".join(told) + " ." if told else "keep everything ."
-
-
-def _style_hidden(old: Person, new: Person, changed: set[str]) -> bool:
-    """Whether all that changed is a hair style under headwear, before and after."""
-    return changed == {"hair_style"} and not new.style_shows and not old.style_shows
 
 
 def _wanted(old: Person, new: Person, changed: set[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A sheet of scenes beside their counterparts: ``python -m unsafe2safe.data.synthetic.gallery F``.
 
-Each row is a world; each scene stands left of its full redraw.
+Two rows for each world; each scene stands left of its full redraw.
 """
 
 from __future__ import annotations
@@ -36,4 +36,6 @@ def _pair(world: World, index: int, side: int, seed: int) -> Pixels:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m unsafe2safe.data.synthetic.gallery FILE.png")
     Image.fromarray(sheet()).quantize(255).save(Path(sys.argv[1]), optimize=True)

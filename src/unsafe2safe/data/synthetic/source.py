@@ -23,8 +23,9 @@ from unsafe2safe.data.synthetic.redrawing import Redrawn, draw_private, redraw
 from unsafe2safe.data.synthetic.worlds import WORLDS, World, draw_scene, object_of
 from unsafe2safe.data.truth import PrivacyTruth
 
-_ID = re.compile(r"(\d{8})\.png")
+_ID = re.compile(r"([0-9]{8})\.png")
 _MOST = 10**8  # what an image id has digits for
+_NO_FILE = Path("scene")  # one for all: a path each is half the time of opening a million
 
 
 def world_named(name: str) -> World:
@@ -80,11 +81,7 @@ class SyntheticSource(ImageSource):
 
     def found(self) -> Iterator[ImageRecord]:
         """A record per scene, with its object as label."""
-        check_side(self.side)
-        for index in range(self.size):
-            image_id = f"{index:08d}.png"
-            label = object_of(self._world, self.seed, index)
-            yield ImageRecord(image_id, Path(image_id), self.side, self.side, label=label)
+        yield from self._first(self.size)
 
     def read(self, record: ImageRecord) -> bytes:
         """The scene as a PNG file."""
@@ -119,6 +116,17 @@ class SyntheticSource(ImageSource):
             "timepiece": private.timepiece is not None,
         }
         return PrivacyTruth(True, tuple(name for name, found in there.items() if found))
+
+    def _first(self, count: int) -> Iterator[ImageRecord]:
+        check_side(self.side)
+        for index in range(count):
+            label = object_of(self._world, self.seed, index)
+            yield ImageRecord(f"{index:08d}.png", _NO_FILE, self.side, self.side, label=label)
+
+    @cached_property
+    def _records(self) -> tuple[ImageRecord, ...]:
+        # Sorted and each once as they come, so that a trial of a large world makes few.
+        return tuple(self._first(min(self.size, self.limit or self.size)))
 
     @cached_property
     def _world(self) -> World:
