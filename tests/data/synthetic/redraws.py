@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 
@@ -25,10 +26,15 @@ def redraws(
     count: int = RECORDS, shares: tuple[float, ...] = SHARES
 ) -> Iterator[tuple[World, Scene, Redrawn, np.random.Generator]]:
     """World, scene, redraw, and a generator for texts; worlds and shares in turn."""
-    worlds = list(WORLDS.values())
     for index in range(count):
-        world = worlds[index % len(worlds)]
-        scene = draw_scene(world, 11, index)
-        rng = generator(11, str(index), stream="test")
-        share = shares[index // len(worlds) % len(shares)]
-        yield world, scene, redraw(scene, draw_private(scene, world, rng, share)), rng
+        world, redrawn = _redraw(index, shares)
+        yield world, redrawn.source, redrawn, generator(11, str(index), stream="texts")
+
+
+@cache
+def _redraw(index: int, shares: tuple[float, ...]) -> tuple[World, Redrawn]:
+    world = list(WORLDS.values())[index % len(WORLDS)]
+    scene = draw_scene(world, 11, index)
+    rng = generator(11, str(index), stream="redraw")
+    share = shares[index // len(WORLDS) % len(shares)]
+    return world, redraw(scene, draw_private(scene, world, rng, share))
