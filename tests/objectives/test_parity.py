@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import compose_config
-from unsafe2safe.core.errors import ConfigError
+from unsafe2safe.core.errors import ConfigError, UsageError
+from unsafe2safe.objectives.as_base import AsBase
 from unsafe2safe.objectives.base import Objective, add_noise, timesteps_from_uniform
 from unsafe2safe.objectives.conditioning import drop_conditions
 from unsafe2safe.objectives.epsilon import Epsilon
@@ -111,3 +112,14 @@ def test_rates_over_one_are_refused() -> None:
     settings = dict(compose_config("train")["objective"]) | {"text_dropout": 0.95}
     with pytest.raises(ConfigError, match="more than 1"):
         build(settings, "objective", Objective)  # type: ignore[type-abstract]
+
+
+def test_as_base_goes_on_with_what_the_base_predicts_and_others_refuse() -> None:
+    chosen = AsBase(name="as_base", snr_gamma=5.0, text_dropout=0.2)
+    for kind in (Epsilon, Velocity):
+        opened = chosen.for_base(kind.prediction_type, "a base")
+        assert isinstance(opened, kind)
+        assert (opened.snr_gamma, opened.text_dropout) == (5.0, 0.2)
+        assert kind(name="x").for_base(kind.prediction_type, "a base").name == "x"
+    with pytest.raises(UsageError, match=r"objective=v trains v_prediction, but .* of a base"):
+        Velocity(name="v").for_base("epsilon", "a base")

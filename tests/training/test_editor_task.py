@@ -13,7 +13,8 @@ from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.editors.instruct_pix2pix import to_model
 from unsafe2safe.editors.tiny import TinyEditor
-from unsafe2safe.objectives.base import Objective
+from unsafe2safe.editors.tiny_model import LATENT_CHANNELS, LATENT_SIDE
+from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
 from unsafe2safe.training.editor_task import InstructPix2PixTask
 from unsafe2safe.training.task import PairBatch
@@ -27,7 +28,7 @@ def build_task(**values: Any) -> InstructPix2PixTask:
         "image_dropout": 0.2,
         "both_dropout": 0.2,
     }
-    objective = build(settings, "objective", Objective)  # type: ignore[type-abstract]
+    objective = build(settings, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
     return InstructPix2PixTask(editor, objective, seed=4)
 
 
@@ -48,6 +49,7 @@ def batch(keys: Sequence[SampleKey]) -> PairBatch:
     return PairBatch(tuple(keys), images(0), images(1), texts, texts)
 
 
+SHAPE = (LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
 KEYS = tuple(SampleKey(f"i{index}", index % 3) for index in range(8))
 
 
@@ -66,10 +68,10 @@ def test_loss_equals_a_direct_transcription_of_instruct_pix2pix(task: InstructPi
     assert bool(no_image.any())
     assert not bool((no_text | no_image).all())
     timesteps = (draw_uniform(4, KEYS, "timestep") * 1000).long()
-    noise = draw_normal(4, KEYS, "noise", (8, 16, 16))
+    noise = draw_normal(4, KEYS, "noise", SHAPE)
     with torch.no_grad():
         posterior = pipeline.vae.encode(pairs.target).latent_dist
-        sampled = posterior.mean + posterior.std * draw_normal(4, KEYS, "posterior", (8, 16, 16))
+        sampled = posterior.mean + posterior.std * draw_normal(4, KEYS, "posterior", SHAPE)
         latents = sampled * pipeline.vae.config.scaling_factor
         source = pipeline.vae.encode(pairs.source).latent_dist.mode()
         source = source * (~no_image).float()[:, None, None, None]

@@ -28,7 +28,8 @@ from unsafe2safe.training.draws import SampleKey
 from unsafe2safe.training.export import fixed_picture
 from unsafe2safe.training.recipe import Recipe
 from unsafe2safe.training.tiny_autoencoder import load_vae
-from unsafe2safe.training.tiny_base_task import TinyBaseTask, place_weights
+from unsafe2safe.training.tiny_base_task import TinyBaseTask
+from unsafe2safe.training.variant_latents import place_weights
 from unsafe2safe.training.variants import VariantPair, changed_cells, changed_pixels
 
 SHORT = [
@@ -153,7 +154,7 @@ def test_both_networks_learn_and_the_autoencoder_does_not(
 
 
 def test_prepared_latents_are_the_modes_of_the_two_pictures(task: TinyBaseTask) -> None:
-    pair = VariantPair(SampleKey("scene-2", 0), 2, 3, 1, "a text")
+    pair = VariantPair(SampleKey("scene-2", 0), 2, 3, 1, "a caption", "a text")
     prepared = task.prepare(task.data.collate([pair]))
     pictures = task.data.pictures(2)
     for index, latents in ((3, prepared.source), (1, prepared.target)):
@@ -162,7 +163,7 @@ def test_prepared_latents_are_the_modes_of_the_two_pictures(task: TinyBaseTask) 
         torch.testing.assert_close(latents, mode, atol=5e-3, rtol=1e-3)  # kept in fp16
     changed = changed_cells(pictures[3], pictures[1], 16)
     assert torch.equal(prepared.weight[0, 0] > 1, changed)
-    same = task.prepare(task.data.collate([VariantPair(pair.key, 2, 1, 1, "keep")]))
+    same = task.prepare(task.data.collate([VariantPair(pair.key, 2, 1, 1, "a caption", "keep")]))
     assert torch.equal(same.source, same.target)
     assert bool((same.weight == 1).all())
 
@@ -180,7 +181,7 @@ def test_a_dropped_text_is_the_empty_text_and_a_dropped_image_is_zero(
     keys = (SampleKey("scene-0", 0),)
 
     def loss(pair: VariantPair, source: int) -> torch.Tensor:
-        edit = VariantPair(keys[0], 0, source, 1, pair.text)
+        edit = VariantPair(keys[0], 0, source, 1, pair.public_caption, pair.edit_instruction)
         prepared = task.prepare(task.data.collate([edit]))
         prepared.weight.fill_(1.0)
         with torch.no_grad():
@@ -209,10 +210,22 @@ def test_visits_draw_other_edits_of_the_scene_and_say_them(task: TinyBaseTask) -
     edits = {(visit.source, visit.target) for visit in visits}
     assert len({edit for edit in edits if edit[0] != edit[1]}) > 8  # of 12
     for visit in visits:
-        if visit.source == visit.target:
-            assert "keep everything" in visit.text or "change nothing" in visit.text
-    captions = [visit for visit in visits if visit.text.count(" . ") > 0]
-    assert 0 < len(captions) < len(visits)
+        same = visit.source == visit.target
+        told = visit.edit_instruction
+        assert same == ("keep everything" in told or "change nothing" in told)
+        assert told not in visit.public_caption
+
+
+def test_some_texts_have_the_public_caption_before_them(task: TinyBaseTask) -> None:
+    batch = task.data.collate([task.data[index % 6, index] for index in range(60)])
+    texts = task._texts(batch)
+    assert texts == task._texts(batch)
+    plain = [t == i for t, i in zip(texts, batch.edit_instructions, strict=True)]
+    assert 0.5 < sum(plain) / 60 < 0.9  # 0.7 by the recipe
+    for text, caption, instruction, is_plain in zip(
+        texts, batch.public_captions, batch.edit_instructions, plain, strict=True
+    ):
+        assert is_plain or text == f"{caption} {instruction}"
 
 
 def test_variants_share_all_that_is_public(task: TinyBaseTask) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +71,15 @@ class TinyEditor(InstructPix2PixEditor):
             module.requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def weights_digest(self) -> str:
+        if self.init_seed is not None:
+            return ""
+        digest = blake2b(digest_size=8)
+        for path in sorted(self._weights_folder().rglob("*.safetensors")):
+            digest.update(path.relative_to(self._weights_folder()).as_posix().encode())
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     def shipped_branch(self) -> Path | None:
         """``caption_branch.safetensors`` beside the weights, where there is one."""

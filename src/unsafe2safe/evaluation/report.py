@@ -229,7 +229,12 @@ _CARDS = (
     ("text_leak_recall", "Lines of text still readable"),
     ("ssim_outside", "Kept outside the masks (SSIM)"),
     ("ssim_inside", "Kept inside the masks (SSIM)"),
+    ("followed", "Asked changes found"),
+    ("leaked", "Original values still found"),
+    ("leaked_letters", "Original letters still read"),
+    ("outside_ssim", "Kept outside what is private (SSIM)"),
 )
+_RATES = {"face_leak_rate", "text_leak_recall", "followed", "leaked", "leaked_letters"}
 
 
 def _cards(evaluation: Evaluation) -> list[Card]:
@@ -239,12 +244,11 @@ def _cards(evaluation: Evaluation) -> list[Card]:
         return []
     first = measured[0]
     cards = [Card("Images with an edited one", f"{first.edited} of {evaluation.images}", "")]
-    rates = {"face_leak_rate", "text_leak_recall"}
     for name, label in _CARDS:
         result = first.metrics.get(name)
         if result is None or result.value is None:
             continue
-        value = f"{result.value:.0%}" if name in rates else f"{result.value:.3f}"
+        value = f"{result.value:.0%}" if name in _RATES else f"{result.value:.3f}"
         references = [
             f"{row.name} {_number(found)}"
             for row in evaluation.rows

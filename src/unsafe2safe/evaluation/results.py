@@ -94,7 +94,7 @@ class Evaluation:
 def define(name: str, metric: Metric) -> Definition:
     return Definition(
         name=name,
-        title=metric.title,
+        title=metric.heading,
         group=metric.group,
         direction=metric.direction,
         unit=metric.unit,
@@ -123,7 +123,10 @@ def as_csv(lines: list[list[object]]) -> str:
     return buffer.getvalue()
 
 
-_HEADLINE = ("face_leak_rate", "text_leak_recall", "ssim_inside", "ssim_outside")
+_HEADLINE = (
+    *("face_leak_rate", "text_leak_recall", "ssim_inside", "ssim_outside"),
+    *("followed", "leaked", "leaked_letters", "reidentified", "outside_ssim"),
+)
 
 
 def headline(row: RowResult) -> str:

@@ -24,7 +24,7 @@ from unsafe2safe.data.decode import decode_bytes, decode_file
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.vision.arrays import RgbImage
 
-Kind = Literal["run", "folder", "reference"]
+Kind = Literal["run", "folder", "editor", "reference"]
 
 
 class MissingEditError(ItemError):
@@ -38,6 +38,9 @@ class Row(ABC):
 
     def __init__(self, name: str, title: str) -> None:
         self.name, self.title = name, title
+
+    def prepare(self, image_ids: Sequence[str]) -> None:  # noqa: B027 - most have nothing to do
+        """Told before the images of a unit are asked for, for rows that make many at once."""
 
     @abstractmethod
     def edited(self, image_id: str, original: RgbImage) -> RgbImage:
@@ -71,7 +74,7 @@ class ReferenceRow(Row):
         return {}
 
 
-def reference_row(name: Literal["identity", "blur"], blur_sigma: float) -> ReferenceRow:
+def reference_row(name: str, blur_sigma: float) -> ReferenceRow:
     """``identity`` returns the original; ``blur`` blurs the whole frame, whatever it shows, with a
     Gaussian whose sigma is ``blur_sigma`` of the long side."""
     if name == "identity":

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from unsafe2safe.core.errors import UnreadableImage
 from unsafe2safe.core.files import write_json
+from unsafe2safe.core.ledger import RunSpec
 from unsafe2safe.core.randomness import generator
 from unsafe2safe.core.records import MetricResult, WorkUnit
 from unsafe2safe.core.units import cut_units
@@ -26,7 +27,7 @@ from unsafe2safe.engines.local import run_units
 from unsafe2safe.evaluation.results import RowResult
 from unsafe2safe.evaluation.rows import MissingEditError, Row
 from unsafe2safe.evaluation.subjects import Subjects
-from unsafe2safe.metrics.base import ItemScore, Metric, PairSample
+from unsafe2safe.metrics.base import ItemScore, Metric, PairSample, SceneTruth
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.vision.arrays import resized
 from unsafe2safe.vision.perception import Perception
@@ -46,6 +47,23 @@ class Measured:
     resized: bool = False
     failure: str = ""
     scores: dict[str, ItemScore] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured: the run's folder, its subjects, and the rows."""
+
+    spec: RunSpec
+    subjects: Subjects
+    rows: Sequence[Row]
+    dataset: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Original:
+    features: ImageFeatures
+    mask: BoolMask
+    truth: SceneTruth | None
 
 
 @dataclass
@@ -97,6 +115,8 @@ class Runner:
 
     def _write(self, unit: WorkUnit, advance: Callable[[], None]) -> None:
         items: list[dict[str, Measured]] = []
+        for row in self.rows:
+            row.prepare(unit.image_ids)
         for start in range(0, len(unit.image_ids), _AT_ONCE):
             some = unit.image_ids[start : start + _AT_ONCE]
             items.extend(self._measure(some))
@@ -116,8 +136,7 @@ class Runner:
                     place.failure = original
                     place.scores = {name: ItemScore(missing=1) for name in self.metrics}
                     continue
-                features, mask = original
-                samples.append(self._pair(row, image_id, features, mask, place))
+                samples.append(self._pair(row, image_id, original, place))
                 places.append(place)
             for name, metric in self.metrics.items():
                 for place, score in zip(places, self._score(name, metric, samples), strict=True):
@@ -126,13 +145,14 @@ class Runner:
                         place.failure = f"{name} could not be measured"
         return found
 
-    def _original(self, image_id: str) -> tuple[ImageFeatures, BoolMask] | str:
-        """Features and mask of an original, or why there are none."""
+    def _original(self, image_id: str) -> _Original | str:
+        """What is known of an original, or why nothing is."""
         try:
             pixels = self.subjects.source.decode(self.subjects.record(image_id)).pixels
             features = ImageFeatures(pixels, self.perception)
             regions = self.subjects.regions([image_id]).get(image_id)
-            return features, self.subjects.mask(features, regions)
+            truth = self.subjects.truth(image_id)
+            return _Original(features, self.subjects.mask(features, regions, truth), truth)
         except UnreadableImage as error:
             log.warning("%s: original: %s", image_id, error.reason)
             return f"original: {error.reason}"
@@ -144,26 +164,27 @@ class Runner:
         self,
         row: Row,
         image_id: str,
-        original: ImageFeatures,
-        mask: BoolMask,
+        original: _Original,
         place: Measured,
     ) -> PairSample:
+        before, mask, truth = original.features, original.mask, original.truth
+        missing = PairSample(image_id, before, None, mask, truth=truth)
         try:
-            pixels = row.edited(image_id, original.pixels)
-            height, width = original.size
-            place.resized = pixels.shape != original.pixels.shape
+            pixels = row.edited(image_id, before.pixels)
+            height, width = before.size
+            place.resized = pixels.shape != before.pixels.shape
             pixels = resized(pixels, height, width)
         except MissingEditError:
-            return PairSample(image_id, original, None, mask)
+            return missing
         except Exception as error:
             reason = error.reason if isinstance(error, UnreadableImage) else type(error).__name__
             log.warning("%s: %s: %s", row.name, image_id, reason)
             place.failure = f"edited: {reason}"
-            return PairSample(image_id, original, None, mask)
+            return missing
         place.edited = True
-        same = np.array_equal(pixels, original.pixels)  # then what was seen in one holds for both
-        edited = original if same else ImageFeatures(pixels, self.perception)
-        return PairSample(image_id, original, edited, mask, place.resized)
+        same = np.array_equal(pixels, before.pixels)  # then what was seen in one holds for both
+        edited = before if same else ImageFeatures(pixels, self.perception)
+        return PairSample(image_id, before, edited, mask, place.resized, truth)
 
     def _score(
         self, name: str, metric: Metric, samples: list[PairSample]

@@ -10,10 +10,12 @@ from unsafe2safe.evaluation.results import Evaluation
 WIDTH, HEIGHT = 460, 350
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 10.0, 10.0, 46.0
 _ROOM = 0.05
-_FIDELITY = "ssim_outside"
+_MASKS, _SCENES = "ssim_outside", "outside_ssim"
 _PRIVACY = (
-    ("face_sim", "Faces", "unlike the original face (1 - FaceSim)"),
-    ("text_leak_recall", "Text", "no longer readable (1 - text read back)"),
+    ("face_sim", _MASKS, "Faces", "unlike the original face (1 - FaceSim)"),
+    ("text_leak_recall", _MASKS, "Text", "no longer readable (1 - text read back)"),
+    ("leaked", _SCENES, "Attributes", "no longer found (1 - leaked)"),
+    ("leaked_letters", _SCENES, "Letters", "no longer read (1 - leaked letters)"),
 )
 
 
@@ -57,11 +59,11 @@ class Panel:
 def panels(evaluation: Evaluation) -> list[Panel]:
     """A panel for each privacy measure of which at least one row has a value."""
     found = []
-    for name, title, y_label in _PRIVACY:
+    for name, fidelity, title, y_label in _PRIVACY:
         points = tuple(
             point
             for index, row in enumerate(evaluation.rows)
-            if (point := _point(index, evaluation, name)) is not None
+            if (point := _point(index, evaluation, name, fidelity)) is not None
         )
         if points:
             steps = [i / 4 for i in range(5)]
@@ -69,7 +71,7 @@ def panels(evaluation: Evaluation) -> list[Panel]:
                 Panel(
                     title=title,
                     y_label=y_label,
-                    x_label="kept outside the masks (SSIM)",
+                    x_label="kept outside what is private (SSIM)",
                     x_ticks=tuple(Tick(_x(step), f"{step:.2f}") for step in steps),
                     y_ticks=tuple(Tick(_y(step), f"{step:.2f}") for step in steps),
                     points=points,
@@ -78,9 +80,9 @@ def panels(evaluation: Evaluation) -> list[Panel]:
     return found
 
 
-def _point(index: int, evaluation: Evaluation, privacy: str) -> Point | None:
+def _point(index: int, evaluation: Evaluation, privacy: str, fidelity: str) -> Point | None:
     row = evaluation.rows[index]
-    across, up = row.metrics.get(_FIDELITY), row.metrics.get(privacy)
+    across, up = row.metrics.get(fidelity), row.metrics.get(privacy)
     if across is None or up is None or across.value is None or up.value is None:
         return None
     leak = up.interval

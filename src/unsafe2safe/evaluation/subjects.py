@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from unsafe2safe.core.config.schema import Evaluate
 from unsafe2safe.core.ledger import read_run
 from unsafe2safe.core.records import Box, Category, ImageRecord, Region
 from unsafe2safe.data.source import ImageSource
+from unsafe2safe.data.synthetic import Scene, slot_mask
+from unsafe2safe.data.synthetic.source import KnownEdit, SyntheticSource
+from unsafe2safe.metrics.base import SceneTruth
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.vision.regions import grow_region, mask_of
 
@@ -35,10 +39,13 @@ class Subjects:
         self._records = {record.image_id: record for record in source.records()}
         self._lookup = TripletLookup(triplets) if triplets else None
         self._margin, self._categories = config.mask_margin, frozenset(config.mask_categories)
+        self._seed = config.seed
 
     @property
     def masks_from(self) -> str:
         """Told in the report."""
+        if isinstance(self.source, SyntheticSource):
+            return "the places that the scenes' records give to what is private"
         if self._lookup:
             return "the regions that generate_triplets.py found in the originals"
         return "the faces and lines of text that the embedded detectors find in the originals"
@@ -53,10 +60,36 @@ class Subjects:
         found = self._lookup.find(sorted(image_ids))
         return {image_id: regions for image_id, (_, regions) in found.items()}
 
+    def edit_of(self, image_id: str) -> KnownEdit | None:
+        """What an image was to become, where the data set knows it: as the triplets behind the
+        runs ask for it, or else as this run's seed does."""
+        if not isinstance(self.source, SyntheticSource):
+            return None
+        seed = self._seed
+        if self._lookup is not None and (described := self._lookup.find([image_id])):
+            seed = described[image_id][0].provenance.seed
+        return self.source.edit_of(image_id, seed)
+
+    def truth(self, image_id: str) -> SceneTruth | None:
+        """The same for metrics."""
+        edit = self.edit_of(image_id)
+        return SceneTruth(edit.redrawn, self._scenes) if edit else None
+
+    @cached_property
+    def _scenes(self) -> tuple[Scene, ...]:
+        assert isinstance(self.source, SyntheticSource)
+        return tuple(self.source.scene(image_id) for image_id in self.image_ids)
+
     def mask(
-        self, features: ImageFeatures, regions: tuple[Region, ...] | None
+        self,
+        features: ImageFeatures,
+        regions: tuple[Region, ...] | None,
+        truth: SceneTruth | None = None,
     ) -> NDArray[np.bool_]:
-        """(H, W) bool: what is sensitive in the original, grown by the margin."""
+        """(H, W) bool: what is sensitive in the original, grown by the margin where it was
+        detected."""
+        if truth is not None:
+            return slot_mask(truth.redrawn.source, features.size[0])
         height, width = features.size
         boxes = (
             self._detected(features)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.schema import Evaluate
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.files import write_text
-from unsafe2safe.core.ledger import RunFolder, RunSpec, dataset_key, fingerprint, read_run
+from unsafe2safe.core.ledger import RunFolder, dataset_key, fingerprint, read_run
 from unsafe2safe.core.records import ImageRecord, RunResult
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.evaluation.report import pictures, render
@@ -30,9 +30,9 @@ from unsafe2safe.evaluation.rows import (
     reference_row,
     run_rows,
 )
-from unsafe2safe.evaluation.runner import Measured, Runner, summarize
+from unsafe2safe.evaluation.runner import Measured, Runner, Work, summarize
 from unsafe2safe.evaluation.subjects import Subjects, triplets_of
-from unsafe2safe.jobs import evaluate_flags
+from unsafe2safe.jobs import evaluate_flags, evaluate_truth
 from unsafe2safe.jobs.common import find_input, open_source, plain, result_of, run_spec
 from unsafe2safe.metrics.base import Metric
 from unsafe2safe.tracking.opening import open_tracker
@@ -51,9 +51,8 @@ def run(config: Evaluate) -> RunResult:
         name: build(settings, f"metrics.{name}", Metric)  # type: ignore[type-abstract]
         for name, settings in config.metrics.items()
     }
-    work = _folders(config) if config.originals or config.edited else _runs(config)
-    references = [reference_row(name, config.blur_sigma) for name in config.references]
-    rows = [*work.rows, *references]
+    work = _work(config)
+    rows = work.rows
     with RunFolder.open(work.spec, config.existing) as folder:
         if not folder.complete:
             _measure(folder, config, work, rows, metrics)
@@ -63,17 +62,18 @@ def run(config: Evaluate) -> RunResult:
         return _result(folder, evaluation)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What is measured: the run's folder, its subjects, and the rows that are no reference."""
+def _work(config: Evaluate) -> Work:
+    if config.suite == "truth":
+        return evaluate_truth.work(config)
+    odd = set(config.references) - {"identity", "blur"}
+    if odd:
+        raise UsageError(f"references: {min(odd)} needs suite=truth")
+    work = _folders(config) if config.originals or config.edited else _runs(config)
+    references = [reference_row(name, config.blur_sigma) for name in config.references]
+    return replace(work, rows=[*work.rows, *references])
 
-    spec: RunSpec
-    subjects: Subjects
-    rows: Sequence[Row]
-    dataset: str
 
-
-def _runs(config: Evaluate) -> _Work:
+def _runs(config: Evaluate) -> Work:
     """Runs of anonymize.py: those given, or the newest complete one."""
     how = f"python anonymize.py dataset={config.dataset['name']}"
     given: Sequence[Path | None] = config.runs if config.runs is not None else [None]
@@ -99,12 +99,12 @@ def _runs(config: Evaluate) -> _Work:
         raise UsageError("the runs have no image of the data set in common")
     inputs = {f"runs.{index}": folder for index, folder in enumerate(folders)}
     choice = "-".join(["runs", *([str(len(folders))] if len(folders) > 1 else [])])
-    spec = run_spec(config, "evaluate", choice, inputs, ignored=("runs",))
+    spec = run_spec(config, "evaluate", choice, inputs, ignored=("runs", "editor"))
     subjects = Subjects(source, sorted(image_ids), triplets_of(folders), config)
-    return _Work(spec, subjects, rows, str(config.dataset["name"]))
+    return Work(spec, subjects, rows, str(config.dataset["name"]))
 
 
-def _folders(config: Evaluate) -> _Work:
+def _folders(config: Evaluate) -> Work:
     """Originals and edited images in two folders made by any tool."""
     if config.originals is None or config.edited is None:
         missing = "originals" if config.originals is None else "edited"
@@ -124,7 +124,9 @@ def _folders(config: Evaluate) -> _Work:
         log.warning("edited files without an original, left out: %d", len(left_over))
     if len(matched) < len(image_ids):
         log.warning("originals without an edited file, missing: %d", len(image_ids) - len(matched))
-    plain_spec = run_spec(config, "evaluate", "folders", ignored=("dataset.name", "dataset.root"))
+    plain_spec = run_spec(
+        config, "evaluate", "folders", ignored=("dataset.name", "dataset.root", "editor")
+    )
     keys = {
         **plain_spec.keys,
         "originals.files": _listing(originals.records()),
@@ -134,7 +136,7 @@ def _folders(config: Evaluate) -> _Work:
     default = config.paths.runs / "evaluate" / key
     spec = replace(plain_spec, keys=keys, dataset_key=key, output_dir=config.output_dir or default)
     subjects = Subjects(originals, image_ids, None, config)
-    return _Work(spec, subjects, [FolderRow(matched)], "folders")
+    return Work(spec, subjects, [FolderRow(matched)], "folders")
 
 
 def _folder_source(config: Evaluate, key: str, root: Path, limit: int | None) -> ImageSource:
@@ -166,7 +168,7 @@ def _listing(records: Sequence[ImageRecord]) -> str:
 def _measure(
     folder: RunFolder,
     config: Evaluate,
-    work: _Work,
+    work: Work,
     rows: Sequence[Row],
     metrics: dict[str, Metric],
 ) -> None:
@@ -239,7 +241,7 @@ def _items_csv(
     return as_csv(lines)
 
 
-def _report(folder: RunFolder, config: Evaluate, work: _Work, evaluation: Evaluation) -> None:
+def _report(folder: RunFolder, config: Evaluate, work: Work, evaluation: Evaluation) -> None:
     """Write report.html; again where the same figures are to be shown in another way."""
     wanted = plain(config)["report"]
     path = folder.path / "report.html"

@@ -18,7 +18,16 @@ from unsafe2safe.evaluation.flags import (
 from unsafe2safe.jobs.common import find_input, open_source, plain, result_of, run_spec
 from unsafe2safe.tracking.opening import open_tracker
 
-_UNUSED = ("runs", "originals", "edited", "metrics", "references", "blur_sigma", "mask_margin")
+_UNUSED = (
+    "runs",
+    "originals",
+    "edited",
+    "metrics",
+    "references",
+    "blur_sigma",
+    "mask_margin",
+    "editor",
+)
 
 
 def run(config: Evaluate) -> RunResult:

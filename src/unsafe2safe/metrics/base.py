@@ -11,18 +11,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.records import MetricResult
+from unsafe2safe.data.synthetic import Redrawn, Scene
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.metrics.statistics import clustered_interval
 
+if TYPE_CHECKING:
+    from unsafe2safe.vision.attribute_reader import Reading
+
 Direction = Literal["up", "down", "none"]
 Group = Literal["quality", "cheating", "privacy", "utility"]
+
+
+@dataclass(frozen=True, eq=False)
+class SceneTruth:
+    """What is known of a picture: its scene with the counterpart it was to become, and the
+    originals of the whole set, among which it might be recognised."""
+
+    redrawn: Redrawn
+    gallery: Sequence[Scene]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +43,8 @@ class PairSample:
     """An original, its edited image (None: missing) and what was sensitive in it.
 
     ``mask`` is (H, W) bool in the original's geometry, true where something sensitive is. The
-    edited image has the original's size: it was resized where ``resized`` says so.
+    edited image has the original's size: it was resized where ``resized`` says so. ``truth`` is
+    there where the data set knows what its pictures show.
     """
 
     name: str
@@ -38,6 +52,7 @@ class PairSample:
     edited: ImageFeatures | None
     mask: NDArray[np.bool_]
     resized: bool = False
+    truth: SceneTruth | None = None
 
     @property
     def after(self) -> ImageFeatures:
@@ -50,6 +65,15 @@ class PairSample:
     def faces_in_place(self) -> NDArray[np.float32]:
         """(N, 128) embeddings of the edited image at the places of the original's N faces."""
         return self.after.embed_at(self.original.faces)
+
+    @cached_property
+    def reading(self) -> Reading:
+        """What the attribute reader finds in the edited image; only for scenes."""
+        if self.truth is None:
+            raise ValueError(f"{self.name} is no scene whose record is known")
+        from unsafe2safe.vision.attribute_reader import the_reader
+
+        return the_reader().read(self.after.pixels[None], [self.truth.redrawn.source])[0]
 
 
 @dataclass(frozen=True)
@@ -74,8 +98,13 @@ class Metric(ABC):
     group: ClassVar[Group]
     direction: ClassVar[Direction]  # which way is better
     definition: ClassVar[str]  # told in the report
-    unit: ClassVar[Literal["image", "face", "text"]] = "image"
+    unit: ClassVar[Literal["image", "face", "text", "value"]] = "image"
     model: ClassVar[str] = ""
+
+    @property
+    def heading(self) -> str:
+        """What people read; tells metrics of one class apart."""
+        return self.title
 
     @abstractmethod
     def expected(self, sample: PairSample) -> int:

@@ -7,6 +7,7 @@ score the targets themselves beside the edits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +76,21 @@ def letter_scores(redrawn: Redrawn, reading: Reading) -> Scores:
     return scores
 
 
+def all_scores(redrawn: Redrawn, reading: Reading) -> Scores:
+    """Both of the above."""
+    return attribute_scores(redrawn, reading) | letter_scores(redrawn, reading)
+
+
+def outside_private(redrawn: Redrawn, side: int) -> NDArray[np.bool_]:
+    """(side, side) bool: outside the private layers of source and target."""
+    return ~(private_mask(redrawn.source, side) | private_mask(redrawn.scene, side))
+
+
 def bystander_scores(redrawn: Redrawn, edited: Pixels) -> Scores:
     """``outside/psnr`` in dB and ``outside/ssim`` of an edit (R, R, 3) against its source, outside
     the private layers of source and target (Wang et al. 2004; window of 7, mean over pixels)."""
     side = edited.shape[0]
-    outside = ~(private_mask(redrawn.source, side) | private_mask(redrawn.scene, side))
+    outside = outside_private(redrawn, side)
     if not outside.any():
         return {}
     source = render(redrawn.source, side)
@@ -93,18 +104,15 @@ def bystander_scores(redrawn: Redrawn, edited: Pixels) -> Scores:
     }
 
 
-def reidentified(sources: Sequence[Scene], readings: Sequence[Reading]) -> NDArray[np.float64]:
-    """(N,) 1 where the source's record is the likeliest of all given what is read of its edit.
+def reidentified(source: Scene, gallery: Sequence[Scene], reading: Reading) -> float:
+    """1 where the source's record is the likeliest of the gallery's, given what is read of its
+    edit; equal likelihoods share the rank.
 
-    The gallery are all N sources; one with another number of persons is ruled out. Equal
-    likelihoods share the rank.
+    A record with another number of persons is ruled out. ``source`` is one of ``gallery``.
     """
-    hits = np.zeros(len(sources))
-    for query, reading in enumerate(readings):
-        likely = np.array([_likelihood(scene, reading) for scene in sources])
-        best = np.flatnonzero(likely >= likely.max() - 1e-9)
-        hits[query] = float(query in best) / len(best)
-    return hits
+    likely = np.array([_likelihood(scene, reading) for scene in gallery])
+    own = _likelihood(source, reading)
+    return float(own >= likely.max() - 1e-9) / int((likely >= likely.max() - 1e-9).sum())
 
 
 def _likelihood(scene: Scene, reading: Reading) -> float:
@@ -135,16 +143,16 @@ def score(
     readings = reader.read(edited, [pair.source for pair in pairs])
     clusters: dict[str, list[list[float]]] = {}
     for pair, reading, picture in zip(pairs, readings, edited, strict=True):
-        found = attribute_scores(pair, reading) | letter_scores(pair, reading)
-        found |= bystander_scores(pair, picture)
+        found = all_scores(pair, reading) | bystander_scores(pair, picture)
         for group in ("followed", "leaked"):
             four = [found.get(f"{group}/{name}", []) for name in AVERAGED]
             found[f"{group}/mean"] = [value for values in four for value in values]
         for name, values in found.items():
             if values:
                 clusters.setdefault(name, []).append(values)
-    hits = reidentified([pair.source for pair in pairs], readings)
-    clusters["reidentified/rank1"] = [[float(hit)] for hit in hits]
+    gallery = [pair.source for pair in pairs]
+    hits = [reidentified(*one) for one in zip(gallery, repeat(gallery), readings, strict=False)]
+    clusters["reidentified/rank1"] = [[hit] for hit in hits]
     return {name: _result(values, seed, name) for name, values in sorted(clusters.items())}
 
 

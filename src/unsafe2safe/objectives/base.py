@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from unsafe2safe.core.config.components import component
+from unsafe2safe.core.errors import UsageError
 
 
 def timesteps_from_uniform(uniform: Tensor, num_train_timesteps: int) -> Tensor:
@@ -45,9 +46,12 @@ def per_sample_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = N
     return squares.flatten(1).mean(1)
 
 
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
 @component
-class Objective(ABC):
-    """Base of the objectives over a discrete noise schedule with ``alphas_cumprod``."""
+class ObjectiveSettings(ABC):
+    """What every objective can be set to; opened for the base that is trained."""
 
     name: str = Field(description="Name of the objective.")
     snr_gamma: float | None = Field(
@@ -68,12 +72,33 @@ class Objective(ABC):
         default=0.05, ge=0, le=1, description="Share of samples trained without either."
     )
 
-    # What the base's scheduler must expect of the model, in diffusers' word.
-    prediction_type: ClassVar[Literal["epsilon", "v_prediction"]]
-
     def __post_init__(self) -> None:
         if self.text_dropout + self.image_dropout + self.both_dropout > 1:
             raise ValueError("text_dropout + image_dropout + both_dropout is more than 1")
+
+    @abstractmethod
+    def for_base(self, prediction_type: PredictionType, base: str) -> Objective:
+        """The objective for weights whose scheduler expects ``prediction_type``.
+
+        Raises:
+            UsageError: this objective would train ``base`` to predict something else.
+        """
+
+
+@component
+class Objective(ObjectiveSettings):
+    """Base of the objectives over a discrete noise schedule with ``alphas_cumprod``."""
+
+    # What the base's scheduler must expect of the model, in diffusers' word.
+    prediction_type: ClassVar[PredictionType]
+
+    def for_base(self, prediction_type: PredictionType, base: str) -> Objective:
+        if prediction_type != self.prediction_type:
+            raise UsageError(
+                f"objective={self.name} trains {self.prediction_type}, but the scheduler of {base} "
+                f"expects {prediction_type}"
+            )
+        return self
 
     @abstractmethod
     def target(self, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.objectives.base import Objective
+from unsafe2safe.objectives.base import Objective, PredictionType
 
 
 @component
 class Epsilon(Objective):
     """Squared error of the predicted noise."""
 
-    prediction_type: ClassVar[Literal["epsilon", "v_prediction"]] = "epsilon"
+    prediction_type: ClassVar[PredictionType] = "epsilon"
 
     def target(self, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:  # noqa: ARG002
         return noise

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.objectives.base import Objective, velocity
+from unsafe2safe.objectives.base import Objective, PredictionType, velocity
 
 
 @component
 class Velocity(Objective):
     """Squared error of the predicted velocity."""
 
-    prediction_type: ClassVar[Literal["epsilon", "v_prediction"]] = "v_prediction"
+    prediction_type: ClassVar[PredictionType] = "v_prediction"
 
     def target(self, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
         return velocity(latents, noise, alphas_cumprod)

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.core.randomness import generator
 from unsafe2safe.core.records import (
     Box,
     Category,
@@ -23,14 +22,8 @@ from unsafe2safe.core.records import (
 )
 from unsafe2safe.data.decode import DecodedImage
 from unsafe2safe.data.synthetic.attributes import UNITS, Rect, Scene
-from unsafe2safe.data.synthetic.captions import (
-    combined_caption,
-    instruction,
-    private_caption,
-    public_caption,
-)
 from unsafe2safe.data.synthetic.drawing import render, slots
-from unsafe2safe.data.synthetic.source import counterpart, index_of, world_named
+from unsafe2safe.data.synthetic.source import index_of, known_edit, world_named
 from unsafe2safe.data.synthetic.worlds import World, draw_scene
 from unsafe2safe.stage1.base import Described, Stage1
 from unsafe2safe.stage1.detectors import regions_of
@@ -83,20 +76,19 @@ class Oracle(Stage1):
     def _describe(
         self, image_id: str, scene: Scene, side: int, world: World, seed: int
     ) -> Described:
-        redrawn = counterpart(scene, world, seed, image_id)
-        rng = generator(seed, image_id, stream="oracle")
+        texts = known_edit(scene, world, seed, image_id).texts
         findings = tuple(_findings(scene, side))
         triplet = Triplet(
             image_id=image_id,
             privacy_flag=PrivacyFlag.UNSAFE,
             state=TripletState.COMPLETE,
-            public_caption=public_caption(scene, world, rng),
-            edit_instruction=instruction(redrawn, world, rng),
-            combined_caption=combined_caption(redrawn, world, rng),
+            public_caption=texts.public_caption,
+            edit_instruction=texts.edit_instruction,
+            combined_caption=texts.combined_caption,
             reason=", ".join(sorted({finding.category for finding in findings})),
             provenance=Provenance(model=self.name, seed=seed),
         )
-        private = PrivateRecord(image_id, private_caption(scene, world, rng), findings)
+        private = PrivateRecord(image_id, texts.private_caption, findings)
         return Described(triplet, private, regions_of(image_id, findings))
 
 

@@ -14,7 +14,7 @@ from unsafe2safe.core.errors import UsageError
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.editors.base import Editor
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
-from unsafe2safe.objectives.base import Objective
+from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.editor_task import InstructPix2PixTask
 from unsafe2safe.training.pairs import PairDataset, read_pairs
 from unsafe2safe.training.recipe import InputFinder, Recipe
@@ -52,7 +52,7 @@ class EditorRecipe(Recipe):
         return PairDataset(pairs, folder, source, resolution, self.mask_margin)
 
     def task(self, config: Train, inputs: Mapping[str, Path]) -> InstructPix2PixTask:  # noqa: ARG002
-        objective = build(config.objective, "objective", Objective)  # type: ignore[type-abstract]
+        objective = build(config.objective, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
         return InstructPix2PixTask(trainable_editor(config), objective, config.seed)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,11 @@ from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.editors.caption_branch import caption_branch
 from unsafe2safe.editors.fine_tuning import target_modules
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, encode_moments
-from unsafe2safe.objectives.base import Objective, add_noise, timesteps_from_uniform
-from unsafe2safe.objectives.conditioning import Dropped, drop_conditions
-from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
+from unsafe2safe.objectives.base import ObjectiveSettings, add_noise
+from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
+from unsafe2safe.training.draws import SampleKey, draw_normal
 from unsafe2safe.training.export import export_adapter
-from unsafe2safe.training.task import PairBatch
+from unsafe2safe.training.task import Batch, PairBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,29 +29,31 @@ class PreparedEdits:
 
     ``target_mean`` and ``target_deviation`` are unscaled latent moments, so that each visit can
     sample anew; ``source`` is the unscaled mode of what the editor sees of it. With a caption
-    branch ``text`` is (B, 2L, D): the public caption behind the text.
+    branch ``text`` is (B, 2L, D): the public caption behind the text. ``weight`` (B, 1, h, w) says
+    what each place counts; None: all the same.
     """
 
     target_mean: Tensor
     target_deviation: Tensor
     source: Tensor
     text: Tensor
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class EditDraws:
-    """The randomness of one step: two noises (B, C, h, w), timesteps (B,), dropped conditions."""
+    """The randomness of one step; ``posterior_noise`` is (B, C, h, w)."""
 
     posterior_noise: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    dropped: Dropped
+    diffusion: DiffusionDraws
 
 
-class InstructPix2PixTask:
+class EditorTask(ABC, Generic[Batch]):
     """The UNet learns to denoise the target's latents beside the source's, told the text."""
 
-    def __init__(self, editor: InstructPix2PixEditor, objective: Objective, seed: int) -> None:
+    def __init__(
+        self, editor: InstructPix2PixEditor, objective: ObjectiveSettings, seed: int
+    ) -> None:
         """Load the base and make its weights or a new LoRA trainable.
 
         Raises:
@@ -57,15 +61,11 @@ class InstructPix2PixTask:
                 a LoRA target matches nothing, or a caption branch is to be trained where there
                 is none.
         """
-        self.editor, self.objective, self._seed = editor, objective, seed
+        self.editor, self._seed = editor, seed
         self.pipeline = editor.load_base()
         self.base = editor.base_fingerprint(self.pipeline)
         predicted = self.pipeline.scheduler.config.prediction_type
-        if predicted != objective.prediction_type:
-            raise UsageError(
-                f"objective={objective.name} trains {objective.prediction_type}, but the scheduler "
-                f"of editor={editor.name} expects {predicted}"
-            )
+        self.objective = objective.for_base(predicted, f"editor={editor.name}")
         if editor.trainable == "branch" and editor.caption_branch == "none":
             raise UsageError("editor.trainable=branch needs editor.caption_branch=gated")
         editor.add_branch(self.pipeline)
@@ -113,9 +113,59 @@ class InstructPix2PixTask:
         """The LoRA weights, or all of the UNet's, and a caption branch's, by name."""
         return self._trainable
 
+    @abstractmethod
+    def prepare(self, batch: Batch) -> PreparedEdits:
+        """Latents and embedded texts of a batch, from the frozen autoencoder and text encoder."""
+
+    @torch.no_grad()
+    def embedded(self, captions: Sequence[str], instructions: Sequence[str]) -> Tensor:
+        """(B, L, D) the texts that the editor is given; (B, 2L, D) with a caption branch."""
+        texts = [self.editor.text_of(*both) for both in zip(captions, instructions, strict=True)]
+        return self.editor.encode_texts(self.pipeline, texts, captions)
+
+    def draw(self, keys: Sequence[SampleKey], prepared: PreparedEdits) -> EditDraws:
+        """All randomness of a step; each sample's depends on its own key only."""
+        shape, device = prepared.source.shape[1:], prepared.source.device
+        steps = self.pipeline.scheduler.config.num_train_timesteps
+        return EditDraws(
+            posterior_noise=draw_normal(self._seed, keys, "posterior", shape).to(device),
+            diffusion=draw_diffusion(self._seed, keys, shape, self.objective, steps, device),
+        )
+
+    def loss(self, prepared: PreparedEdits, draws: EditDraws) -> Tensor:
+        """(B,) losses (Brooks et al. 2023, eq. 2)."""
+        scheduler, drawn = self.pipeline.scheduler, draws.diffusion
+        scaling = self.pipeline.vae.config.scaling_factor
+        sampled = prepared.target_mean + prepared.target_deviation * draws.posterior_noise
+        latents = sampled * scaling
+        alphas = scheduler.alphas_cumprod.to(latents.device)[drawn.timesteps]
+        noisy = add_noise(latents, drawn.noise, alphas)
+        no_image = drawn.dropped.image[:, None, None, None]
+        source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
+        no_text = drawn.dropped.text[:, None, None]
+        text = torch.where(no_text, self._no_text.to(prepared.text), prepared.text)
+        prediction = self.pipeline.unet(
+            torch.cat([noisy, source], dim=1), drawn.timesteps, encoder_hidden_states=text
+        ).sample
+        return self.objective.loss(
+            prediction, latents, drawn.noise, drawn.timesteps, scheduler, prepared.weight
+        )
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter and prove that it loads; see :func:`export_adapter`."""
+        export_adapter(self.editor, self.pipeline, self.base, folder)
+
+    def validate(self, folder: Path) -> Mapping[str, float]:  # noqa: ARG002
+        """Nothing: evaluate.py says what an adapter is worth."""
+        return {}
+
+
+class InstructPix2PixTask(EditorTask[PairBatch]):
+    """Fine-tuning on pairs of pictures."""
+
     @torch.no_grad()
     def prepare(self, batch: PairBatch) -> PreparedEdits:
-        """Encode target, source and texts with the frozen autoencoder and text encoder.
+        """Encode target, source and texts.
 
         Raises:
             UsageError: the editor must not see all of the source, and the batch has no mask.
@@ -125,55 +175,5 @@ class InstructPix2PixTask:
         mean, deviation = encode_moments(vae, batch.target.to(device, dtype))
         seen = self.editor.seen_source(batch.source, batch.mask)
         source, _ = encode_moments(vae, seen.to(device, dtype))
-        texts = [
-            self.editor.text_of(caption, instruction)
-            for caption, instruction in zip(
-                batch.public_captions, batch.edit_instructions, strict=True
-            )
-        ]
-        text = self.editor.encode_texts(self.pipeline, texts, batch.public_captions)
+        text = self.embedded(batch.public_captions, batch.edit_instructions)
         return PreparedEdits(mean, deviation, source, text)
-
-    def draw(self, keys: Sequence[SampleKey], prepared: PreparedEdits) -> EditDraws:
-        """All randomness of a step; each sample's depends on its own key only."""
-        shape, device = prepared.source.shape[1:], prepared.source.device
-        objective, seed = self.objective, self._seed
-        uniform = draw_uniform(seed, keys, "timestep")
-        steps = self.pipeline.scheduler.config.num_train_timesteps
-        dropped = drop_conditions(
-            draw_uniform(seed, keys, "dropout"),
-            objective.text_dropout,
-            objective.image_dropout,
-            objective.both_dropout,
-        )
-        return EditDraws(
-            posterior_noise=draw_normal(seed, keys, "posterior", shape).to(device),
-            noise=draw_normal(seed, keys, "noise", shape).to(device),
-            timesteps=timesteps_from_uniform(uniform, steps).to(device),
-            dropped=Dropped(dropped.text.to(device), dropped.image.to(device)),
-        )
-
-    def loss(self, prepared: PreparedEdits, draws: EditDraws) -> Tensor:
-        """(B,) losses (Brooks et al. 2023, eq. 2)."""
-        scheduler = self.pipeline.scheduler
-        scaling = self.pipeline.vae.config.scaling_factor
-        sampled = prepared.target_mean + prepared.target_deviation * draws.posterior_noise
-        latents = sampled * scaling
-        alphas = scheduler.alphas_cumprod.to(latents.device)[draws.timesteps]
-        noisy = add_noise(latents, draws.noise, alphas)
-        no_image = draws.dropped.image[:, None, None, None]
-        source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
-        no_text = draws.dropped.text[:, None, None]
-        text = torch.where(no_text, self._no_text.to(prepared.text), prepared.text)
-        prediction = self.pipeline.unet(
-            torch.cat([noisy, source], dim=1), draws.timesteps, encoder_hidden_states=text
-        ).sample
-        return self.objective.loss(prediction, latents, draws.noise, draws.timesteps, scheduler)
-
-    def export(self, folder: Path) -> None:
-        """Write the adapter and prove that it loads; see :func:`export_adapter`."""
-        export_adapter(self.editor, self.pipeline, self.base, folder)
-
-    def validate(self, folder: Path) -> Mapping[str, float]:  # noqa: ARG002
-        """Nothing: evaluate.py says what an adapter is worth."""
-        return {}

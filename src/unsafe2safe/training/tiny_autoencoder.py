@@ -13,11 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from unsafe2safe.core.config.components import component, nearest
+from unsafe2safe.core.config.components import component
 from unsafe2safe.core.config.schema import Train
-from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.randomness import torch_seed
-from unsafe2safe.data.synthetic import WORLDS, World
+from unsafe2safe.data.synthetic.source import world_named
 from unsafe2safe.editors.tiny_model import (
     LATENT_CHANNELS,
     LATENT_SIDE,
@@ -36,17 +35,6 @@ from unsafe2safe.training.task import Task
 _MEASURED_AT_ONCE = 64
 
 
-def known_world(name: str) -> World:
-    """The world of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if name not in WORLDS:
-        raise UsageError(f"there is no synthetic world {name!r}{nearest(name, WORLDS)}")
-    return WORLDS[name]
-
-
 @component
 class TinyAutoencoder(Recipe):
     """An AutoencoderKL for 64 px learns to give scenes back, private details above all."""
@@ -62,7 +50,7 @@ class TinyAutoencoder(Recipe):
         ge=0,
         description="A private pixel's error counts so many times more than another's.",
     )
-    ssim_weight: float = Field(default=0.3, ge=0, description="Weight of 1 - SSIM in the loss.")
+    ssim_weight: float = Field(default=1.0, ge=0, description="Weight of 1 - SSIM in the loss.")
     kl_weight: float = Field(
         default=1e-6, ge=0, description="Weight of the latents' divergence from a normal."
     )
@@ -93,7 +81,7 @@ class TinyAutoencoder(Recipe):
         return AutoencoderTask(self, config.seed, self.data(config, {}), held_out)
 
     def _scenes(self, seed: int) -> FreshScenes:
-        return FreshScenes([known_world(name) for name in self.worlds], seed, self.scenes, SIDE)
+        return FreshScenes([world_named(name) for name in self.worlds], seed, self.scenes, SIDE)
 
 
 class AutoencoderTask:

@@ -13,12 +13,13 @@ from unsafe2safe.core.config.components import build, component
 from unsafe2safe.core.config.schema import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.ledger import dataset_key, newest_complete
+from unsafe2safe.data.synthetic.source import world_named
 from unsafe2safe.editors.tiny import packaged_weights
 from unsafe2safe.editors.tiny_model import SIDE
-from unsafe2safe.objectives.base import Objective
+from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.recipe import InputFinder, Recipe
 from unsafe2safe.training.scenes import scene_seed
-from unsafe2safe.training.tiny_autoencoder import TinyAutoencoder, known_world
+from unsafe2safe.training.tiny_autoencoder import TinyAutoencoder
 from unsafe2safe.training.tiny_base_task import TinyBaseTask
 from unsafe2safe.training.variants import VariantChoices, VariantPairs
 
@@ -89,21 +90,23 @@ class TinyBase(Recipe):
         return self._pairs(config, "training", self.scenes)
 
     def task(self, config: Train, inputs: Mapping[str, Path]) -> TinyBaseTask:
-        objective = build(config.objective, "objective", Objective)  # type: ignore[type-abstract]
+        settings = build(config.objective, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
+        objective = settings.for_base("v_prediction", "the tiny base")
         return TinyBaseTask(
             objective,
             config.seed,
             inputs[_KEY],
             training=self._pairs(config, "training", self.scenes),
             held_out=self._pairs(config, "held-out", self.held_out),
+            captioned=self.captioned,
             changed_weight=self.changed_weight,
             small_region_weight=self.small_region_weight,
         )
 
     def _pairs(self, config: Train, split: str, size: int) -> VariantPairs:
-        choices = VariantChoices(self.shares, self.identity, self.captioned)
+        choices = VariantChoices(self.shares, self.identity)
         seed = scene_seed(config.seed, split)
-        return VariantPairs(known_world(self.world), seed, size, SIDE, choices)
+        return VariantPairs(world_named(self.world), seed, size, SIDE, choices)
 
     def _find_autoencoder(self, runs: Path) -> Path:
         found = self.autoencoder

@@ -5,33 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unsafe2safe.core.progress import Progress
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.editors.base import Pixels
-from unsafe2safe.editors.instruct_pix2pix import to_model
 from unsafe2safe.editors.tiny import TinyEditor
-from unsafe2safe.editors.tiny_model import LATENT_CHANNELS, LATENT_SIDE, build_pipeline
+from unsafe2safe.editors.tiny_model import build_pipeline
 from unsafe2safe.objectives.base import Objective, add_noise
 from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
-from unsafe2safe.training.draws import SampleKey
+from unsafe2safe.training.draws import SampleKey, draw_uniform
 from unsafe2safe.training.export_pipeline import export_pipeline, quiet_loading
 from unsafe2safe.training.tiny_autoencoder import load_vae
-from unsafe2safe.training.variants import (
-    VariantBatch,
-    VariantPairs,
-    changed_cells,
-    changed_pixels,
-)
-
-_ENCODED_AT_ONCE = 64  # pictures
-_GREATEST_WEIGHT = 24.0  # of a single cell, or a changed dot would be all that a pair is about
+from unsafe2safe.training.variant_latents import VariantLatents
+from unsafe2safe.training.variants import VariantBatch, VariantPairs, changed_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +47,14 @@ class TinyBaseTask:
         *,
         training: VariantPairs,
         held_out: VariantPairs,
+        captioned: float,
         changed_weight: float,
         small_region_weight: float,
     ) -> None:
         """Draw the weights from ``seed`` and encode every variant of ``training``."""
         self._objective, self._seed = objective, seed
         self.data, self.held_out = training, held_out
+        self._captioned = captioned
         self._changed_weight, self._small_region_weight = changed_weight, small_region_weight
         init = torch_seed(seed, "", 0, "tiny_base_init")
         self.pipeline = build_pipeline(init, objective.prediction_type)
@@ -75,7 +67,7 @@ class TinyBaseTask:
         )
         self.network.requires_grad_(True)
         self._no_text = self._tokens([""])
-        self._latents, self._changed = _encode(self.pipeline.vae, training)
+        self._latents = VariantLatents(self.pipeline.vae, training)
 
     def _tokens(self, texts: Sequence[str]) -> Tensor:
         """(B, L) int64 token ids, padded to the tokenizer's length."""
@@ -95,23 +87,24 @@ class TinyBaseTask:
 
     def prepare(self, batch: VariantBatch) -> PreparedVariants:
         """Look up latents and changed cells; tokenize."""
-        device = self.pipeline.unet.device
-        sources = self._latents[batch.scenes, batch.sources].float()
-        targets = self._latents[batch.scenes, batch.targets].float()
-        changed = torch.stack([self._cells(*edit) for edit in _edits(batch)])
-        weight = place_weights(changed, self._changed_weight, self._small_region_weight)
+        unet = self.pipeline.unet
+        weight = self._latents.weights(batch, self._changed_weight, self._small_region_weight)
         return PreparedVariants(
-            source=sources.to(device, memory_format=torch.channels_last),
-            target=targets.to(device, memory_format=torch.channels_last),
-            tokens=self._tokens(batch.texts).to(device),
-            weight=weight.unsqueeze(1).to(device),
+            source=self._latents.sources(batch).to(unet.device, memory_format=torch.channels_last),
+            target=self._latents.targets(batch).to(unet.device, memory_format=torch.channels_last),
+            tokens=self._tokens(self._texts(batch)).to(unet.device),
+            weight=weight.to(unet.device),
         )
 
-    def _cells(self, scene: int, source: int, target: int) -> Tensor:
-        if source == target:
-            return torch.zeros(LATENT_SIDE, LATENT_SIDE, dtype=torch.bool)
-        place = self.data.choices.unordered.index((min(source, target), max(source, target)))
-        return self._changed[scene, place]
+    def _texts(self, batch: VariantBatch) -> list[str]:
+        """Instructions, some with the public caption before them."""
+        chosen = draw_uniform(self._seed, batch.keys, "captioned") < self._captioned
+        return [
+            f"{caption} {instruction}" if captioned else instruction
+            for captioned, caption, instruction in zip(
+                chosen.tolist(), batch.public_captions, batch.edit_instructions, strict=True
+            )
+        ]
 
     def draw(self, keys: Sequence[SampleKey], prepared: PreparedVariants) -> DiffusionDraws:
         """All randomness of a step; each sample's depends on its own key only."""
@@ -162,7 +155,7 @@ class TinyBaseTask:
             sources = [known[pair.source] for known, pair in zip(variants, part, strict=True)]
             targets = [known[pair.target] for known, pair in zip(variants, part, strict=True)]
             seeds = [torch_seed(self._seed, pair.key.image_id, 0, "edit") for pair in part]
-            edits = editor.run(pipeline, sources, [pair.text for pair in part], seeds)
+            edits = editor.run(pipeline, sources, [pair.edit_instruction for pair in part], seeds)
             scores += [
                 _score(*pictures) for pictures in zip(sources, targets, edits * 255.0, strict=True)
             ]
@@ -181,46 +174,3 @@ def _score(source: Pixels, target: Pixels, edit: NDArray[np.float32]) -> tuple[f
     kept, redrawn = to_source[~changed], (to_target < to_source)[changed]
     psnr = 10 * np.log10(255.0**2 / max(float(kept.mean()), 1e-9)) if kept.size else np.nan
     return float(psnr), float(redrawn.mean()) if redrawn.size else np.nan
-
-
-def _edits(batch: VariantBatch) -> list[tuple[int, int, int]]:
-    columns = (batch.scenes.tolist(), batch.sources.tolist(), batch.targets.tolist())
-    return list(zip(*columns, strict=True))
-
-
-def place_weights(changed: Tensor, changed_weight: float, small_region_weight: float) -> Tensor:
-    """(B, h, w) float32 weights from (B, h, w) bool: 1 where nothing changes.
-
-    A changed cell counts 1 + ``changed_weight``, or more where it takes more for all changed
-    cells together to count ``small_region_weight`` times as much as the rest.
-    """
-    count = changed.flatten(1).sum(1).float()
-    rest = changed[0].numel() - count
-    needed = small_region_weight * rest / count.clamp(min=1)
-    weight = needed.clamp(max=_GREATEST_WEIGHT).clamp(min=1 + changed_weight)
-    return torch.where(changed, weight[:, None, None], torch.ones(()))
-
-
-@torch.no_grad()
-def _encode(vae: Any, pairs: VariantPairs) -> tuple[Tensor, Tensor]:
-    """Latents of all variants, (N, V, C, h, w) fp16, and for every two variants of a scene the
-    latent cells that differ, (N, V (V - 1) / 2, h, w) bool."""
-    count, twos = pairs.choices.count, pairs.choices.unordered
-    shape = (LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
-    latents = torch.empty(len(pairs), count, *shape, dtype=torch.float16)
-    changed = torch.empty(len(pairs), len(twos), LATENT_SIDE, LATENT_SIDE, dtype=torch.bool)
-    scenes_at_once = max(1, _ENCODED_AT_ONCE // count)
-    with Progress("encoding scenes", len(pairs)) as progress:
-        for begin in range(0, len(pairs), scenes_at_once):
-            indices = range(begin, min(begin + scenes_at_once, len(pairs)))
-            pictures = [pairs.pictures(index) for index in indices]
-            flat = to_model([picture for variants in pictures for picture in variants])
-            modes = vae.encode(flat).latent_dist.mode()
-            latents[begin : indices.stop] = modes.half().view(len(indices), count, *shape)
-            for index, variants in zip(indices, pictures, strict=True):
-                for place, (first, second) in enumerate(twos):
-                    changed[index, place] = changed_cells(
-                        variants[first], variants[second], LATENT_SIDE
-                    )
-                progress.advance()
-    return latents, changed

@@ -24,13 +24,14 @@ _VISIBLE = 8  # of 255: pixels that differ by less count as unchanged
 
 @dataclass(frozen=True)
 class VariantPair:
-    """One visit: the edit from one variant of a scene to another, and its text."""
+    """One visit: the edit from one variant of a scene to another, and its texts."""
 
     key: SampleKey
     scene: int
     source: int
     target: int
-    text: str
+    public_caption: str
+    edit_instruction: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,21 +42,26 @@ class VariantBatch:
     scenes: Tensor
     sources: Tensor
     targets: Tensor
-    texts: tuple[str, ...]
+    public_captions: tuple[str, ...]
+    edit_instructions: tuple[str, ...]
+
+    @property
+    def edits(self) -> list[tuple[int, int, int]]:
+        """Scene, source and target of each."""
+        columns = (self.scenes.tolist(), self.sources.tolist(), self.targets.tolist())
+        return list(zip(*columns, strict=True))
 
 
 @dataclass(frozen=True)
 class VariantChoices:
-    """How variants and texts are drawn.
+    """How variants are drawn.
 
     Beside the scene itself there is one variant for each of ``shares``, with such a share of its
-    private values redrawn. ``identity`` of the visits change nothing, and ``captioned`` of them
-    have the public caption before the instruction.
+    private values redrawn. ``identity`` of the visits change nothing.
     """
 
     shares: tuple[float, ...]
     identity: float
-    captioned: float
 
     @property
     def count(self) -> int:
@@ -75,7 +81,7 @@ class VariantPairs(TrainingData[VariantPair, VariantBatch]):
 
     def __init__(self, world: World, seed: int, size: int, side: int, choices: VariantChoices):
         """``size`` scenes, ``side`` pixels wide."""
-        self.world, self._seed, self._size, self._side = world, seed, size, side
+        self.world, self._seed, self._size, self.side = world, seed, size, side
         self.choices = choices
         self._variants: dict[int, tuple[Scene, ...]] = {}
 
@@ -96,7 +102,7 @@ class VariantPairs(TrainingData[VariantPair, VariantBatch]):
 
     def pictures(self, index: int) -> list[Pixels]:
         """The variants of a scene as (R, R, 3) uint8 RGB."""
-        return [render(scene, self._side) for scene in self.variants(index)]
+        return [render(scene, self.side) for scene in self.variants(index)]
 
     def __getitem__(self, index_and_visit: tuple[int, int]) -> VariantPair:
         """The edit of a visit."""
@@ -109,10 +115,15 @@ class VariantPairs(TrainingData[VariantPair, VariantBatch]):
         if rng.random() < choices.identity:
             target = source
         scenes = self.variants(index)
-        text = instruction(redraw(scenes[source], scenes[target].private), self.world, rng)
-        if rng.random() < choices.captioned:
-            text = f"{public_caption(scenes[source], self.world, rng)} {text}"
-        return VariantPair(key, index, source, target, text)
+        redrawn = redraw(scenes[source], scenes[target].private)
+        return VariantPair(
+            key,
+            index,
+            source,
+            target,
+            public_caption(scenes[source], self.world, rng),
+            instruction(redrawn, self.world, rng),
+        )
 
     def collate(self, items: Sequence[VariantPair]) -> VariantBatch:
         """Edits to one batch."""
@@ -121,7 +132,8 @@ class VariantPairs(TrainingData[VariantPair, VariantBatch]):
             scenes=torch.tensor([item.scene for item in items]),
             sources=torch.tensor([item.source for item in items]),
             targets=torch.tensor([item.target for item in items]),
-            texts=tuple(item.text for item in items),
+            public_captions=tuple(item.public_caption for item in items),
+            edit_instructions=tuple(item.edit_instruction for item in items),
         )
 
 

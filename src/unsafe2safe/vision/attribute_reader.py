@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -170,7 +171,7 @@ class AttributeReader(nn.Module):
 
         Of a scene only its layout and who wears a tag is used, never what it shows.
         """
-        pictures = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        pictures = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
         pictures = pictures.float() / 127.5 - 1
         spots = [
             (number, person_window(spot))
@@ -221,6 +222,12 @@ def load_reader(folder: Path) -> AttributeReader:
     except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise UsageError(f"{folder} holds no attribute reader: {type(error).__name__}") from None
     return reader.float().eval().requires_grad_(False)
+
+
+@cache
+def the_reader() -> AttributeReader:
+    """The packaged reader, loaded once."""
+    return load_reader(packaged_reader())
 
 
 def values_told() -> dict[str, list[Value]]:

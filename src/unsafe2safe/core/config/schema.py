@@ -264,25 +264,31 @@ class Report(Strict):
 
 
 class Evaluate(Common):
-    suite: Literal["images", "flags"] = Field(
+    suite: Literal["images", "flags", "truth"] = Field(
         description=(
             "`images`: what runs or folders of edited images reveal and keep. `flags`: privacy "
-            "flags against a data set that knows which images are private."
+            "flags against a data set that knows which images are private. `truth`: an editor and "
+            "adapters of it on scenes whose records are known."
         )
     )
+    editor: Component = Field(description="`suite=truth`: the editor that is measured.")
     triplets: Path | None = Field(
         description=(
             "`suite=flags`: run folder of generate_triplets.py; null takes the newest complete one."
         )
     )
     runs: tuple[Path, ...] | None = Field(
-        description="Run folders of anonymize.py; null takes the newest complete one."
+        description="Run folders of anonymize.py; null takes the newest complete one. "
+        "`suite=truth`: of train.py; null: none."
     )
     originals: Path | None = Field(description="Folder of original images, with `edited`.")
     edited: Path | None = Field(description="Folder of edited images made by any tool.")
     metrics: dict[str, Component] = Field(description="Metrics, by name, in the report's order.")
-    references: tuple[Literal["identity", "blur"], ...] = Field(
-        description="Reference rows computed beside the runs."
+    references: tuple[
+        Literal["identity", "blur", "reconstruction", "target", "target_reconstruction"], ...
+    ] = Field(
+        description="Reference rows computed beside the runs. `suite=truth` has also the perfect "
+        "`target`, and what the editor's autoencoder makes of original and target."
     )
     blur_sigma: PositiveFloat = Field(
         description=(

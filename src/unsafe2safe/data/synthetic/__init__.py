@@ -1,7 +1,7 @@
 """A procedural world: scenes whose private and public attributes are known exactly."""
 
 from unsafe2safe.data.synthetic.attributes import Private, Scene
-from unsafe2safe.data.synthetic.drawing import layers, private_mask, render, slots
+from unsafe2safe.data.synthetic.drawing import layers, private_mask, render, slot_mask, slots
 from unsafe2safe.data.synthetic.redrawing import Redrawn, change_mask, draw_private, redraw
 from unsafe2safe.data.synthetic.worlds import WORLDS, World, draw_scene
 
@@ -18,5 +18,6 @@ __all__ = [
     "private_mask",
     "redraw",
     "render",
+    "slot_mask",
     "slots",
 ]

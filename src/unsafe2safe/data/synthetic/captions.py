@@ -7,9 +7,11 @@ Texts are quoted letter by letter, since a tiny tokenizer has a token for each.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from unsafe2safe.core.randomness import generator
 from unsafe2safe.data.synthetic.attributes import (
     CLOTHING,
     HAIR,
@@ -190,6 +192,28 @@ def _text_told(what: str, text: str, shifted: bool, form: int) -> str:
 def combined_caption(redrawn: Redrawn, world: World, rng: _Rng) -> str:
     """The public caption with the counterpart's private values: what the target shows."""
     return private_caption(redrawn.scene, world, rng)
+
+
+@dataclass(frozen=True)
+class SceneTexts:
+    """All that is said of a scene and of its counterpart."""
+
+    public_caption: str
+    edit_instruction: str
+    combined_caption: str
+    private_caption: str
+
+
+def scene_texts(redrawn: Redrawn, world: World, seed: int, image_id: str) -> SceneTexts:
+    """The same for the same arguments: what ``stage1=oracle`` writes and what edits are asked for
+    elsewhere agree."""
+    rng = generator(seed, image_id, stream="oracle")
+    return SceneTexts(
+        public_caption(redrawn.source, world, rng),
+        instruction(redrawn, world, rng),
+        combined_caption(redrawn, world, rng),
+        private_caption(redrawn.source, world, rng),
+    )
 
 
 def vocabulary() -> Sequence[str]:

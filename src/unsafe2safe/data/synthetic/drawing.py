@@ -89,6 +89,18 @@ def slots(scene: Scene) -> Mapping[str, Rect]:
     return found
 
 
+def slot_mask(scene: Scene, side: int = UNITS) -> Mask:
+    """(side, side) bool: every pixel that a slot reaches into. Unlike :func:`private_mask` it tells
+    nothing of what is drawn there."""
+    found = np.zeros((side, side), dtype=np.bool_)
+    scale = side / UNITS
+    for rect in slots(scene).values():
+        left, top = (int(np.floor(edge * scale)) for edge in rect[:2])
+        right, bottom = (int(np.ceil(edge * scale)) for edge in rect[2:])
+        found[top:bottom, left:right] = True
+    return found
+
+
 def _paint(canvas: Canvas, scene: Scene) -> None:
     public, private = scene.public, scene.private
     draw_place(canvas, public)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from unsafe2safe.core.records import ImageRecord
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.data.synthetic.attributes import UNITS, Scene
 from unsafe2safe.data.synthetic.canvas import check_side
+from unsafe2safe.data.synthetic.captions import SceneTexts, scene_texts
 from unsafe2safe.data.synthetic.drawing import render
 from unsafe2safe.data.synthetic.redrawing import Redrawn, draw_private, redraw
 from unsafe2safe.data.synthetic.worlds import WORLDS, World, draw_scene, object_of
@@ -60,6 +62,20 @@ def counterpart(scene: Scene, world: World, seed: int, image_id: str) -> Redrawn
     return redraw(scene, draw_private(scene, world, rng, share=1.0))
 
 
+@dataclass(frozen=True)
+class KnownEdit:
+    """The counterpart of a scene, and what an editor is told to get there."""
+
+    redrawn: Redrawn
+    texts: SceneTexts
+
+
+def known_edit(scene: Scene, world: World, seed: int, image_id: str) -> KnownEdit:
+    """The edit of ``image_id`` that the run with ``seed`` asks for."""
+    redrawn = counterpart(scene, world, seed, image_id)
+    return KnownEdit(redrawn, scene_texts(redrawn, world, seed, image_id))
+
+
 @component
 class SyntheticSource(ImageSource):
     """Scenes 0 to ``size`` - 1 of a synthetic world; ``root`` and ``orientation`` play no part."""
@@ -100,6 +116,14 @@ class SyntheticSource(ImageSource):
         if index >= self.size:
             raise UsageError(f"{image_id!r} is not among the {self.size} scenes of the data set")
         return draw_scene(self._world, self.seed, index)
+
+    def edit_of(self, image_id: str, seed: int) -> KnownEdit:
+        """The edit of an image that a run with ``seed`` asks for.
+
+        Raises:
+            UsageError: no record of this source has that id.
+        """
+        return known_edit(self.scene(image_id), self._world, seed, image_id)
 
     def truth(self, image_id: str) -> PrivacyTruth:
         """Every scene holds persons, so each is unsafe.

@@ -1,0 +1,347 @@
+"""The long runs behind the figures in the docs: ``make claims``.
+
+    python benchmarks/claims.py                 # all of them, a process per core
+    python benchmarks/claims.py base finetune   # some
+    python benchmarks/claims.py tables          # write the docs' tables anew from docs/claims
+
+Each claim trains and measures with the scripts as a user runs them (what is finished is not run
+again), and writes ``docs/claims/NAME.json``: figures with intervals, the bars and whether they are
+met, the commit, and a digest of the sources it rests on. A test compares that digest with the
+sources, so that no figure in the docs is of other code than the one beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "docs" / "claims"
+PAGE = REPOSITORY / "docs" / "tiny_editor.md"
+RUNS = Path("outputs") / "claims"  # and in it a folder per digest: nothing stale is taken for done
+
+SEEDS = (0, 1, 2)
+WORLDS = {"phrasings": "P", "values": "V", "base": "unshifted"}
+VIEWS = ("full", "blur", "blank")
+BRANCHES = ("none", "gated")
+HELD_OUT = ("dataset.size=500", "dataset.seed=1")
+FIGURES = (
+    *("followed", "followed_hair_color", "followed_hair_style", "followed_skin"),
+    *("followed_clothing", "followed_glasses", "leaked", "leaked_glasses", "leaked_letters"),
+    *("followed_letters", "reidentified", "kept_equal", "outside_ssim", "outside_psnr"),
+)
+# Blind guessing, over the values that hair colour, hair style, skin and clothing may take.
+CHANCE = {
+    "phrasings": mean((1 / 6, 1 / 5, 1 / 5, 1 / 6)),
+    "values": mean((1 / 8, 1 / 5, 1 / 5, 1 / 8)),
+    "base": mean((1 / 6, 1 / 5, 1 / 5, 1 / 6)),
+}
+_RESTS_ON = (
+    "src/unsafe2safe/data/synthetic/*.py",
+    "src/unsafe2safe/assets/tiny/**/*.json",
+    "src/unsafe2safe/assets/tiny/**/*.safetensors",
+    "src/unsafe2safe/assets/attribute_reader/model.safetensors",
+    "src/unsafe2safe/editors/instruct_pix2pix.py",
+    "src/unsafe2safe/editors/concealment.py",
+    "src/unsafe2safe/editors/caption_branch.py",
+    "src/unsafe2safe/metrics/truth.py",
+    "src/unsafe2safe/vision/attribute_reader.py",
+    "configs/editor/tiny.yaml",
+)
+_FINE_TUNED = (
+    *_RESTS_ON,
+    "src/unsafe2safe/objectives/*.py",
+    "src/unsafe2safe/training/editor_task.py",
+    "src/unsafe2safe/training/synthetic_editing.py",
+    "src/unsafe2safe/training/variant*.py",
+    "configs/experiment/tiny_finetune.yaml",
+    "configs/task/synthetic_editing.yaml",
+)
+
+Rows = Mapping[str, Mapping[str, Any]]  # figures by row of an evaluation
+
+
+@dataclass(frozen=True)
+class Command:
+    """A script with its overrides, and where it writes."""
+
+    script: str
+    output: Path
+    overrides: tuple[str, ...]
+
+    def run(self) -> float:
+        """Run it; the seconds it took, near 0 where it was complete already."""
+        line = [sys.executable, f"{self.script}.py", f"output_dir={self.output}", *self.overrides]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        begin = time.monotonic()
+        done = subprocess.run(
+            line, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(line)}\nended with {done.returncode}:\n{done.stderr}")
+        print(f"{time.monotonic() - begin:6.0f} s  {self.output}", flush=True)
+        return time.monotonic() - begin
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What was asked, what came out."""
+
+    what: str
+    value: float
+    bound: float
+    at_least: bool
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Trainings first, then measurements; ``bars`` judges the rows of the measurements."""
+
+    trainings: Callable[[], list[Command]]
+    measurements: Callable[[], list[Command]]
+    bars: Callable[[Mapping[str, Rows]], list[Bar]]
+    sources: tuple[str, ...]
+
+
+def _train(name: str, *overrides: str) -> Command:
+    folder = RUNS / digest(_FINE_TUNED) / "train" / name
+    return Command("train", folder, ("experiment=tiny_finetune", *overrides))
+
+
+def _measure(name: str, runs: Iterable[Command], *overrides: str) -> Command:
+    named = ",".join(str(run.output) for run in runs)
+    return Command(
+        "evaluate",
+        RUNS / digest(_FINE_TUNED if named else _RESTS_ON) / "evaluate" / name,
+        ("suite=truth", f"runs=[{named}]", "editor.batch_size=16", *overrides),
+    )
+
+
+def _finetunings(world: str) -> list[Command]:
+    return [_train(f"{world}-{seed}", f"task.world={world}", f"seed={seed}") for seed in SEEDS]
+
+
+def _views() -> list[Command]:
+    return [
+        _train(
+            f"{view}-{branch}",
+            "task.world=base",
+            f"editor.source={view}",
+            f"editor.caption_branch={branch}",
+        )
+        for view in VIEWS
+        for branch in BRANCHES
+    ]
+
+
+def _base_bars(measured: Mapping[str, Rows]) -> list[Bar]:
+    rows = measured["base"]
+    base = {name: figure["value"] for name, figure in rows["base"].items()}
+    through = rows["reconstruction"]["leaked_letters"]["value"]
+    return [
+        Bar("instruction following, mean of four", base["followed"], 0.90, at_least=True),
+        *(
+            Bar(f"instruction following, {name}", base[f"followed_{name}"], 0.85, at_least=True)
+            for name in ("hair_color", "hair_style", "skin", "clothing")
+        ),
+        Bar("instruction following, glasses", base["followed_glasses"], 0.70, at_least=True),
+        Bar("leakage of changed attributes", base["leaked"], 0.05, at_least=False),
+        Bar("source's letters read from the edit", base["leaked_letters"], 0.10, at_least=False),
+        Bar("source's letters read from a mere reconstruction", through, 0.80, at_least=True),
+        Bar("SSIM outside the private layers", base["outside_ssim"], 0.90, at_least=True),
+    ]
+
+
+def _finetune_bars(measured: Mapping[str, Rows]) -> list[Bar]:
+    own = measured["base"]["base"]["followed"]["value"]
+    bars = []
+    for world, sign in WORLDS.items():
+        rows = measured[world]
+        after = [rows[f"{world}-{seed}"] for seed in SEEDS]
+        before = rows["base"]
+
+        def figure(name: str, of: Sequence[Mapping[str, Any]] = after) -> float:
+            return mean(row[name]["value"] for row in of)
+
+        reach = before["leaked"]["value"] - CHANCE[world]
+        fall = before["leaked"]["value"] - figure("leaked")
+        bars.append(
+            Bar(f"{sign}: leakage falls by (of its distance to chance)", fall / reach, 2 / 3, True)
+            if reach > 0
+            else Bar(f"{sign}: leakage stays below chance", figure("leaked"), CHANCE[world], False)
+        )
+        if world == "phrasings":
+            bars.append(Bar(f"{sign}: following after", figure("followed"), own - 0.10, True))
+            kept = before["outside_ssim"]["value"]
+            bars.append(Bar(f"{sign}: SSIM outside after", figure("outside_ssim"), kept, True))
+    return bars
+
+
+CLAIMS: Mapping[str, Claim] = {
+    "base": Claim(
+        list,
+        lambda: [_measure("base", [], "dataset.size=1000", "dataset.seed=1")],
+        _base_bars,
+        _RESTS_ON,
+    ),
+    "finetune": Claim(
+        lambda: [run for world in WORLDS for run in _finetunings(world)],
+        lambda: [
+            _measure(world, _finetunings(world), f"dataset.world={world}", *HELD_OUT)
+            for world in WORLDS
+        ],
+        _finetune_bars,
+        _FINE_TUNED,
+    ),
+    "sources": Claim(
+        _views,
+        lambda: [
+            _measure(view, [run for run in _views() if run.output.name.startswith(view)], *HELD_OUT)
+            for view in VIEWS
+        ],
+        lambda _: [],
+        _FINE_TUNED,
+    ),
+}
+
+
+def digest(patterns: Iterable[str]) -> str:
+    """A hash of the files that a claim rests on."""
+    found = blake2b(digest_size=12)
+    paths = {path for pattern in patterns for path in REPOSITORY.glob(pattern) if path.is_file()}
+    for path in sorted(paths):
+        found.update(path.relative_to(REPOSITORY).as_posix().encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def run(names: Sequence[str]) -> None:
+    """Run the claims and write their results."""
+    cores = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(cores) as pool:
+        for stage in ("trainings", "measurements"):
+            commands = [command for n in names for command in getattr(CLAIMS[n], stage)()]
+            list(pool.map(Command.run, dict.fromkeys(commands)))
+    for name in names:
+        _write(name, CLAIMS[name])
+    write_tables()
+
+
+def _write(name: str, claim: Claim) -> None:
+    measured: dict[str, Rows] = {}
+    for command in claim.measurements():
+        content = json.loads((REPOSITORY / command.output / "metrics.json").read_text("utf-8"))
+        measured[command.output.name] = {
+            row["name"]: {n: f for n, f in row["metrics"].items() if n in FIGURES}
+            for row in content["rows"]
+        }
+    commit = ["git", "rev-parse", "HEAD"]
+    bars = claim.bars(measured)
+    result = {
+        "claim": name,
+        "commit": subprocess.check_output(commit, cwd=REPOSITORY, text=True).strip(),
+        "sources": digest(claim.sources),
+        "commands": [
+            f"python {c.script}.py {' '.join(c.overrides)}"
+            for c in (*claim.trainings(), *claim.measurements())
+        ],
+        "bars": [
+            {"what": b.what, "value": b.value, "bound": b.bound, "met": b.met, "least": b.at_least}
+            for b in bars
+        ],
+        "measured": measured,
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1, sort_keys=True) + "\n"
+    (RESULTS / f"{name}.json").write_text(text, "utf-8")
+    for bar in bars:
+        sign = ">=" if bar.at_least else "<="
+        print(
+            f"{'met ' if bar.met else 'MISSED'} {bar.what}: {bar.value:.3f} {sign} {bar.bound:.3f}"
+        )
+
+
+_COLUMNS = {
+    "followed": "followed",
+    "followed_glasses": "glasses",
+    "leaked": "leaked",
+    "leaked_letters": "letters leaked",
+    "reidentified": "rank 1",
+    "outside_ssim": "SSIM outside",
+    "outside_psnr": "PSNR outside",
+}
+
+
+def tables(name: str) -> str:
+    """The tables of a claim as Markdown, from its committed result."""
+    result = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    lines: list[str] = []
+    if result["bars"]:
+        lines += ["| asked | found | bound | |", "|---|---|---|---|"]
+        for bar in result["bars"]:
+            sign = "at least" if bar["least"] else "at most"
+            met = "met" if bar["met"] else "**missed**"
+            lines.append(
+                f"| {bar['what']} | {bar['value']:.3f} | {sign} {bar['bound']:.3f} | {met} |"
+            )
+        lines.append("")
+    for measured, rows in sorted(result["measured"].items()):
+        lines.append(f"| {measured} | {' | '.join(_COLUMNS.values())} |")
+        lines.append("|---" * (len(_COLUMNS) + 1) + "|")
+        for row, figures in rows.items():
+            cells = (_cell(figures[name]) for name in _COLUMNS)
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return "-"
+    digits = 1 if abs(figure["value"]) >= 10 else 3
+    told = f"{figure['value']:.{digits}f}"
+    if not figure["interval"] or figure["interval"][0] == figure["interval"][1]:
+        return told
+    low, high = figure["interval"]
+    return f"{told} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def write_tables() -> None:
+    """Put the tables of all results into the page, between their marks."""
+    PAGE.write_text(with_tables(PAGE.read_text("utf-8")), "utf-8")
+
+
+def with_tables(page: str) -> str:
+    """``page`` with what stands between ``<!-- NAME -->`` and ``<!-- end -->`` made anew."""
+    for name in CLAIMS:
+        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+        if begin not in page or not (RESULTS / f"{name}.json").is_file():
+            continue
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}{tables(name)}{end}{rest.partition(end)[2]}"
+    return page
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:] or list(CLAIMS)
+    odd = set(asked) - {*CLAIMS, "tables"}
+    if odd:
+        raise SystemExit(f"{min(odd)}: no claim; known: {', '.join(CLAIMS)}, tables")
+    if asked == ["tables"]:
+        write_tables()
+    else:
+        run(asked)

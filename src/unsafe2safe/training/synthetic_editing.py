@@ -1,0 +1,112 @@
+"""``task=synthetic_editing``: an editor is fine-tuned on edits of synthetic scenes; no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from unsafe2safe.core.config.components import build, component
+from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.errors import UsageError
+from unsafe2safe.data.synthetic.attributes import UNITS
+from unsafe2safe.data.synthetic.canvas import check_side
+from unsafe2safe.data.synthetic.source import world_named
+from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
+from unsafe2safe.objectives.base import ObjectiveSettings
+from unsafe2safe.training.editor_recipe import trainable_editor
+from unsafe2safe.training.editor_task import EditorTask, PreparedEdits
+from unsafe2safe.training.recipe import Recipe
+from unsafe2safe.training.scenes import scene_seed
+from unsafe2safe.training.variant_latents import VariantLatents
+from unsafe2safe.training.variants import VariantBatch, VariantChoices, VariantPairs
+
+
+@component
+class SyntheticEditing(Recipe):
+    """Fine-tunes ``editor`` on edits between variants of the scenes of a synthetic world."""
+
+    world: str = Field(default="base", description="Synthetic world of the scenes.")
+    scenes: int = Field(default=2000, ge=1, description="Scenes; each visit draws another edit.")
+    shares: tuple[float, ...] = Field(
+        default=(1.0, 0.5, 0.3),
+        min_length=1,
+        description="One more variant of each scene per value, with such a share of its private "
+        "values redrawn.",
+    )
+    identity: float = Field(
+        default=0.03, ge=0, le=1, description="Share of visits that change nothing, and say so."
+    )
+    changed_weight: float = Field(
+        default=2.0,
+        ge=0,
+        description="A changed place's error counts so many times more than another's.",
+    )
+    small_region_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="What changes in a pair counts together at least so many times what stays; "
+        "0: no such bound.",
+    )
+
+    exported_as: ClassVar[str] = "adapter"
+    unused: ClassVar[tuple[str, ...]] = ("dataset", "vision", "pairs")
+    stands_for: ClassVar[Mapping[str, str] | None] = {
+        "name": "synthetic",
+        "task": "synthetic_editing",
+    }
+
+    def choice(self, config: Train) -> str:
+        editor = trainable_editor(config)
+        return f"{editor.name}-{editor.trainable}-{self.world}"
+
+    def data(self, config: Train, inputs: Mapping[str, Path]) -> VariantPairs:  # noqa: ARG002
+        side = trainable_editor(config).resolution
+        try:
+            check_side(side)
+        except UsageError:
+            raise UsageError(
+                f"editor.resolution={side}: scenes are drawn at multiples of {UNITS} pixels"
+            ) from None
+        choices = VariantChoices(self.shares, self.identity)
+        seed = scene_seed(config.seed, "fine-tuning")
+        return VariantPairs(world_named(self.world), seed, self.scenes, side, choices)
+
+    def task(self, config: Train, inputs: Mapping[str, Path]) -> EditorTask[VariantBatch]:
+        objective = build(config.objective, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
+        return SyntheticEditTask(
+            trainable_editor(config), objective, config.seed, self.data(config, inputs), self
+        )
+
+
+class SyntheticEditTask(EditorTask[VariantBatch]):
+    """Fine-tuning on variants of scenes whose latents are encoded once, before the first step."""
+
+    def __init__(
+        self,
+        editor: InstructPix2PixEditor,
+        objective: ObjectiveSettings,
+        seed: int,
+        pairs: VariantPairs,
+        recipe: SyntheticEditing,
+    ) -> None:
+        """Load the base and encode every variant of ``pairs``."""
+        super().__init__(editor, objective, seed)
+        self._recipe = recipe
+        self._latents = VariantLatents(self.pipeline.vae, pairs, editor.source)
+
+    def prepare(self, batch: VariantBatch) -> PreparedEdits:
+        """Look up latents and changed cells; embed the texts."""
+        device, recipe = self.pipeline.unet.device, self._recipe
+        target = self._latents.targets(batch).to(device)
+        weight = self._latents.weights(batch, recipe.changed_weight, recipe.small_region_weight)
+        return PreparedEdits(
+            target_mean=target,
+            target_deviation=torch.zeros_like(target),  # modes, as the base was trained on
+            source=self._latents.sources(batch).to(device),
+            text=self.embedded(batch.public_captions, batch.edit_instructions),
+            weight=weight.to(device),
+        )
