@@ -123,3 +123,14 @@ def test_as_base_goes_on_with_what_the_base_predicts_and_others_refuse() -> None
         assert kind(name="x").for_base(kind.prediction_type, "a base").name == "x"
     with pytest.raises(UsageError, match=r"objective=v trains v_prediction, but .* of a base"):
         Velocity(name="v").for_base("epsilon", "a base")
+
+
+@given(st.floats(0, 1, exclude_max=True), st.floats(0.2, 8))
+def test_shifted_timesteps_are_those_of_the_published_formula(uniform: float, shift: float) -> None:
+    plain, moved = (
+        int(timesteps_from_uniform(torch.tensor([uniform]).double(), 1000, s)[0])
+        for s in (1, shift)
+    )
+    assert abs(moved - 1000 * shift * uniform / (1 + (shift - 1) * uniform)) <= 1
+    assert (moved >= plain) if shift >= 1 else (moved <= plain)
+    assert 0 <= moved <= 999

@@ -20,6 +20,9 @@ _TEXT_WIDTH = 128
 _TEXT_LAYERS = 2
 _HEADS = 4
 POSTERIOR_LOG_VARIANCE = -6.0
+_METRIC_ON = 64  # images on which the decoder's response is measured
+_LEAST_SHOWN = 1e-4  # of the greatest variance; what shows less is not blown up any further
+_LEAST_HEARD = 1e-6  # of the greatest response, for channels that the decoder does not hear at all
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -151,20 +154,55 @@ def fix_posterior(vae: Any, log_variance: float = POSTERIOR_LOG_VARIANCE) -> Non
 
 @torch.no_grad()
 def normalize_latents(vae: Any, images: Tensor) -> None:
-    """Fold each latent channel's mean and deviation into the quantization layers of ``vae``.
+    """Fold a change of basis of the latents into the quantization layers of ``vae``.
 
-    Latents then have mean 0 and deviation 1 (to 2 %) on images like ``images``, (N, 3, R, R) in
-    [-1, 1], so that ``scaling_factor`` is 1 and the diffusion loss begins near 1; the decoder
-    sees what it saw before.
+    Latents then have mean 0 and, over their channels, a mean variance of 1 on images like
+    ``images``, (N, 3, R, R) in [-1, 1], so that ``scaling_factor`` is 1 and the diffusion loss
+    begins near 1; the decoder sees what it saw before.
+
+    Channels are not brought to equal variances: of a trained autoencoder's some hardly show in the
+    picture, and a diffusion model would spend as much on them as on colours. With G the decoder's
+    mean squared response to a latent and C the latents' covariance, S = G^(1/2) C G^(1/2) is their
+    covariance in the picture's metric, and y = S^(-1/4) G^(1/2) (z - mean) lies half-way between
+    that metric and a white one: what shows ten times as much has about three times the deviation.
     """
     channels = LATENT_CHANNELS
     quant, post = vae.quant_conv, vae.post_quant_conv
     latents = torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(images, 64)])
+    flat = latents.movedim(1, -1).flatten(0, -2).double()
+    mean, covariance = flat.mean(0), torch.cov(flat.T)
+    metric = _power(_decoder_metric(vae, latents[:_METRIC_ON]), 0.5, floor=_LEAST_HEARD)
+    shown = metric @ covariance @ metric
+    basis = _power(shown, -0.25, floor=_LEAST_SHOWN) @ metric
+    basis *= (channels / (basis @ covariance @ basis.T).trace()).sqrt()
     # Rounded, so that another thread count, which differs in the last bits, gives equal weights.
-    mean = (latents.mean((0, 2, 3)) * 256).round() / 256
-    deviation = (latents.std((0, 2, 3)) * 256).round().clamp(min=1) / 256
-    quant.weight[:channels] /= deviation[:, None, None, None]
-    quant.bias[:channels] = (quant.bias[:channels] - mean) / deviation
-    quant.bias[channels:] -= 2 * deviation.log()
-    post.bias += post.weight[:, :, 0, 0] @ mean
-    post.weight *= deviation[None, :, None, None]
+    basis, mean = (basis * 4096).round() / 4096, (mean * 256).round() / 256
+    weight, bias = quant.weight[:channels, :, 0, 0].double(), quant.bias[:channels].double()
+    quant.weight[:channels, :, 0, 0] = (basis @ weight).float()
+    quant.bias[:channels] = (basis @ (bias - mean)).float()
+    weight = post.weight[:, :, 0, 0].double()
+    post.bias += (weight @ mean).float()
+    post.weight[:, :, 0, 0] = (weight @ torch.linalg.inv(basis)).float()
+
+
+def _decoder_metric(vae: Any, latents: Tensor) -> Tensor:
+    """(C, C) float64: inner products of the decoder's responses to the same small noise in each
+    channel of ``latents`` (N, C, h, w), per unit of noise."""
+    random = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(len(latents), 1, *latents.shape[2:], generator=random)
+    decoded = vae.decode(latents).sample
+    responses = []
+    for channel in range(latents.shape[1]):
+        moved = latents.clone()
+        moved[:, channel : channel + 1] += noise
+        responses.append((vae.decode(moved).sample - decoded).flatten().double())
+    stacked = torch.stack(responses)
+    return stacked @ stacked.T / noise.double().square().sum()
+
+
+def _power(matrix: Tensor, exponent: float, floor: float) -> Tensor:
+    """A power of a symmetric positive matrix; eigenvalues below ``floor`` of the greatest count as
+    that much."""
+    values, vectors = torch.linalg.eigh(matrix)
+    values = values.clamp(min=floor * float(values[-1]))
+    return vectors @ torch.diag(values.clamp(min=0).pow(exponent)) @ vectors.T

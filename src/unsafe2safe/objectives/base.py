@@ -17,10 +17,15 @@ from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
 
 
-def timesteps_from_uniform(uniform: Tensor, num_train_timesteps: int) -> Tensor:
-    """(B,) values in [0, 1) to (B,) int64 timesteps, uniform over the training schedule."""
-    steps = (uniform.double() * num_train_timesteps).long()
-    return steps.clamp_(max=num_train_timesteps - 1)
+def timesteps_from_uniform(uniform: Tensor, num_train_timesteps: int, shift: float = 1.0) -> Tensor:
+    """(B,) values in [0, 1) to (B,) int64 timesteps over the training schedule.
+
+    Uniform with ``shift`` 1; u' = s u / (1 + (s - 1) u) otherwise (Esser et al. 2024, eq. 23), so
+    that above 1 more of them are noisy, where a text decides most.
+    """
+    moved = uniform.double()
+    moved = shift * moved / (1 + (shift - 1) * moved)
+    return (moved * num_train_timesteps).long().clamp_(max=num_train_timesteps - 1)
 
 
 def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
@@ -58,6 +63,11 @@ class ObjectiveSettings(ABC):
         default=None,
         gt=0,
         description="Min-SNR bound (Hang et al. 2023), commonly 5; null: no weighting.",
+    )
+    timestep_shift: float = Field(
+        default=1.0,
+        gt=0,
+        description="1: uniform timesteps; above 1 more noisy ones, where the text decides most.",
     )
     text_dropout: float = Field(
         default=0.05, ge=0, le=1, description="Share of samples trained without their text alone."

@@ -40,6 +40,8 @@ def draw_diffusion(
     uniform = draw_uniform(seed, keys, "timestep")
     return DiffusionDraws(
         noise=draw_normal(seed, keys, "noise", shape).to(device),
-        timesteps=timesteps_from_uniform(uniform, num_train_timesteps).to(device),
+        timesteps=timesteps_from_uniform(uniform, num_train_timesteps, objective.timestep_shift).to(
+            device
+        ),
         dropped=Dropped(dropped.text.to(device), dropped.image.to(device)),
     )

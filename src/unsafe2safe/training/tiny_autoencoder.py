@@ -57,7 +57,7 @@ class TinyAutoencoder(Recipe):
     normalized_on: int = Field(
         default=2000,
         ge=2,
-        description="Scenes whose latents' mean and deviation are folded into the weights.",
+        description="Scenes on which the basis of the latents is chosen.",
     )
     held_out: int = Field(
         default=256, ge=1, description="Scenes, of none trained on, that the result is measured on."
@@ -145,8 +145,8 @@ class AutoencoderTask:
                 mean.
         """
         vae = copy.deepcopy(self._vae).cpu().float().eval()
-        fix_posterior(vae)
         normalize_latents(vae, self.data.first(self._recipe.normalized_on).images)
+        fix_posterior(vae)
         temporary = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(temporary, ignore_errors=True)
         copy.deepcopy(vae).half().save_pretrained(temporary, safe_serialization=True)
