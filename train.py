@@ -5,6 +5,7 @@ python train.py editor=tiny                               # LoRA on the sample p
 python train.py editor=tiny editor.trainable=full trainer.max_steps=500
 python train.py experiment=tiny_autoencoder               # the tiny editor's parts, from nothing
 python train.py experiment=tiny_base
+python train.py experiment=tiny_finetune                  # LoRA on scenes of another world
 python train.py -m editor.rank=4,8,16                     # a sweep
 """
 

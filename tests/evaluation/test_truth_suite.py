@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation.make_run import Fate, make_run
 
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.config.schema import Evaluate, Train
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.core.records import ExitStatus
+from unsafe2safe.core.records import ExitStatus, OutcomeState
 from unsafe2safe.data.synthetic import render
 from unsafe2safe.data.synthetic.source import SyntheticSource
 from unsafe2safe.jobs import evaluate, train
@@ -40,8 +41,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(root: Path) -> Path:
-    short = ["experiment=tiny_finetune", *RANDOM, "task.scenes=2", "trainer.max_steps=1"]
-    short += ["trainer.batch_size=1", "trainer.gradient_check=false", "editor.source=blank"]
+    short = ["experiment=tiny_finetune", *RANDOM, "task.scenes=2", "task.held_out=1"]
+    short += [
+        "trainer.max_steps=1",
+        "trainer.batch_size=1",
+        "trainer.gradient_check=false",
+        "editor.source=blank",
+    ]
     made = load("train", [*short, f"output_dir={root / 'tuned'}", f"paths.private={root / 'p'}"])
     assert isinstance(made, Train)
     train.run(made)
@@ -114,6 +120,27 @@ def test_figures_are_those_of_the_array_function(root: Path) -> None:
                 values = [value for score_ in found for value in score_.values]
                 assert np.mean(values) == pytest.approx(expected[f"{group}/{name}"].value)
                 assert len(values) == expected[f"{group}/{name}"].n
+
+
+def test_runs_of_anonymize_are_measured_against_the_truth_too(tmp_path: Path) -> None:
+    source = SyntheticSource(name="synthetic", size=4)
+    targets = {
+        record.image_id: render(source.edit_of(record.image_id, 0).redrawn.scene)
+        for record in source.records()
+    }
+    fates = {image_id: Fate(pixels) for image_id, pixels in targets.items()}
+    fates["00000003.png"] = Fate(state=OutcomeState.NEEDS_REVIEW, reason="a face is still found")
+    dataset = ["dataset=synthetic", "dataset.size=4"]
+    run = make_run(tmp_path, dataset, fates)
+    places = [f"paths.runs={tmp_path / 'outputs'}", f"paths.private={tmp_path / 'private'}"]
+    made = load("evaluate", [*dataset, *places, f"runs=[{run}]", "metrics=truth"])
+    assert isinstance(made, Evaluate)
+    folder = evaluate.run(made).output_dir
+    assert folder is not None
+    row = json.loads((folder / "metrics.json").read_text())["rows"][0]["metrics"]
+    assert row["followed"]["value"] >= 0.95
+    assert row["followed"]["n_missing"] >= 3  # of the scene that was held back
+    assert row["outside_ssim"]["value"] == 1.0
 
 
 def test_what_has_no_known_truth_does_not_apply() -> None:

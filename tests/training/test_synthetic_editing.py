@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ SHORT = [
     "editor.init_seed=0",
     "editor.prediction_type=v_prediction",
     "task.scenes=4",
+    "task.held_out=2",
     "trainer.max_steps=3",
     "trainer.batch_size=2",
     "trainer.warmup_steps=1",
@@ -42,14 +42,10 @@ def make_task(*overrides: str) -> SyntheticEditTask:
     return task
 
 
-def data_of(task: SyntheticEditTask) -> Any:
-    return task._latents._pairs
-
-
 @pytest.mark.parametrize("view", ["full", "blur", "blank"])
 def test_the_editor_is_shown_what_it_will_see_at_editing(view: str) -> None:
     task = make_task(f"editor.source={view}")
-    data = data_of(task)
+    data = task.data
     item = data[2, 5]
     prepared = task.prepare(data.collate([item]))
     scenes = data.variants(2)
@@ -64,7 +60,7 @@ def test_the_editor_is_shown_what_it_will_see_at_editing(view: str) -> None:
 
 def test_with_blank_sources_two_variants_look_the_same_to_the_editor() -> None:
     task = make_task("editor.source=blank")
-    data = data_of(task)
+    data = task.data
     items = [next(data[0, v] for v in range(99) if data[0, v].source == s) for s in (0, 1, 2)]
     shown = task.prepare(data.collate(items)).source
     assert torch.equal(shown[0], shown[1])
@@ -72,7 +68,7 @@ def test_with_blank_sources_two_variants_look_the_same_to_the_editor() -> None:
 
 
 def test_slots_hold_all_that_is_private() -> None:
-    data = data_of(make_task())
+    data = make_task().data
     for index in range(4):
         for scene in data.variants(index):
             assert not (private_mask(scene) & ~slot_mask(scene)).any()

@@ -100,7 +100,7 @@ def test_stopped_in_the_middle_and_started_again_it_ends_with_the_same_bytes(
         assert again.read_bytes() == path.read_bytes(), path.name
     facts = json.loads((tmp_path / "stopped/run.json").read_text())["held_out"]
     assert facts == json.loads((finished / "run.json").read_text())["held_out"]
-    assert set(facts) == {"psnr_unchanged", "nearer_target"}
+    assert {"outside/ssim", "outside/psnr"} <= set(facts)
 
 
 def test_plain_diffusers_loads_the_folder_in_fp32_and_edits(finished: Path) -> None:

@@ -7,7 +7,7 @@ annotated fields; models load lazily on the first :meth:`Editor.edit`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -59,6 +59,11 @@ class Editor(ABC):
     # Whether the text embedding depends on the source image (part of a cache key).
     text_sees_source: ClassVar[bool] = False
     source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "none"
+
+    def weights_content(self) -> Mapping[str, str]:
+        """``{"editor.weights": hash}`` of the files the base is loaded from, for run fingerprints:
+        what they hold counts, not where they lie. Empty where the settings say all of it."""
+        return {}
 
     @abstractmethod
     def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:

@@ -96,11 +96,6 @@ class TrainableEditor(Editor):
     def load_base(self) -> Any:
         """A new diffusers pipeline with the base's weights, without adapter, in eval mode."""
 
-    def weights_digest(self) -> str:
-        """A hash of the files the base is loaded from, for run fingerprints: what they hold counts,
-        not where they lie. Empty where a setting says all (a seed, a model's revision)."""
-        return ""
-
     def settings_on_card(self) -> dict[str, str]:
         """Settings that an adapter is bound to: it is of no use with others."""
         return {"captions": self.captions}

@@ -122,6 +122,11 @@ class InstructPix2PixEditor(TrainableEditor):
     )
     batch_size: int = Field(default=8, ge=1, description="Images edited at once.")
     device: str = Field(default="cpu", description="Torch device of edits: cpu, cuda, cuda:1.")
+    precision: Literal["32-true", "bf16-mixed"] = Field(
+        default="32-true",
+        description="Of edits, as `trainer.precision`. bf16-mixed takes half the time where the "
+        "processor knows bf16, and many times as long where it does not.",
+    )
 
     source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "channel"
 
@@ -192,7 +197,10 @@ class InstructPix2PixEditor(TrainableEditor):
     @cached_property
     def pipeline(self) -> Any:
         """The pipeline that edits, loaded on first use."""
-        return self.load_pipeline().to(self.device)
+        pipeline = self.load_pipeline().to(self.device)
+        # Convolutions are a quarter faster this way round, on CPUs and on GPUs.
+        pipeline.unet.to(memory_format=torch.channels_last)
+        return pipeline
 
     def encode_texts(
         self, pipeline: Any, texts: Sequence[str], public_captions: Sequence[str]
@@ -240,7 +248,9 @@ class InstructPix2PixEditor(TrainableEditor):
         # On the CPU whatever the device, so that a seed means the same noise everywhere.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         nothing = [""] * len(texts)
-        with torch.inference_mode():
+        kind = torch.device(pipeline.device).type
+        mixed = self.precision == "bf16-mixed"
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=mixed):
             edited = pipeline(
                 prompt_embeds=self.encode_texts(pipeline, texts, public_captions or nothing),
                 negative_prompt_embeds=self.encode_texts(pipeline, nothing, nothing),

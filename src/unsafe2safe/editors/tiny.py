@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
@@ -72,14 +73,14 @@ class TinyEditor(InstructPix2PixEditor):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def weights_digest(self) -> str:
+    def weights_content(self) -> Mapping[str, str]:
         if self.init_seed is not None:
-            return ""
+            return {}
         digest = blake2b(digest_size=8)
         for path in sorted(self._weights_folder().rglob("*.safetensors")):
             digest.update(path.relative_to(self._weights_folder()).as_posix().encode())
             digest.update(path.read_bytes())
-        return digest.hexdigest()
+        return {"editor.weights": digest.hexdigest()}
 
     def shipped_branch(self) -> Path | None:
         """``caption_branch.safetensors`` beside the weights, where there is one."""

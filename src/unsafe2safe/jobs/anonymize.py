@@ -54,7 +54,7 @@ def run(config: Anonymize, editor: Editor | None = None) -> RunResult:
         f"python generate_triplets.py dataset={config.dataset['name']}",
     )
     inputs = {"triplets": triplets, "adapter": config.adapter}
-    spec = run_spec(config, "anonymize", editor.name, inputs)
+    spec = run_spec(config, "anonymize", editor.name, inputs, content=editor.weights_content())
     with RunFolder.open(spec, config.existing) as folder:
         if not folder.complete:
             image_ids = [record.image_id for record in source.records()]

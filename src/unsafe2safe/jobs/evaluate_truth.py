@@ -21,7 +21,14 @@ from unsafe2safe.evaluation.subjects import Subjects
 from unsafe2safe.jobs.common import find_input, open_source, run_spec
 
 # How an adapter is sampled is this run's choice; what it was trained with is the adapter's.
-_SAMPLING = ("steps", "text_guidance_scale", "image_guidance_scale", "batch_size", "device")
+_SAMPLING = (
+    "steps",
+    "text_guidance_scale",
+    "image_guidance_scale",
+    "batch_size",
+    "device",
+    "precision",
+)
 
 
 def work(config: Evaluate) -> Work:
@@ -57,9 +64,8 @@ def work(config: Evaluate) -> Work:
             rows.append(reference_row(name, config.blur_sigma))
     inputs = {f"runs.{index}": folder for index, folder in enumerate(folders)}
     ignored = ("runs", "mask_margin", "mask_categories", "vision", "editor.batch_size")
-    content = {"editor.weights": base.weights_digest()}
     choice = f"truth-{base.name}"
-    spec = run_spec(config, "evaluate", choice, inputs, ignored=ignored, content=content)
+    spec = run_spec(config, "evaluate", choice, inputs, ignored, base.weights_content())
     return Work(spec, subjects, rows, str(config.dataset["name"]))
 
 

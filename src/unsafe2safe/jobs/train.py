@@ -48,7 +48,7 @@ def run(config: Train) -> RunResult:
         choice,
         inputs,
         (*_NEVER_CHANGES_RESULT, *recipe.unused),
-        recipe.content(inputs),
+        recipe.content(config, inputs),
         recipe.stands_for,
     )
     with RunFolder.open(spec, config.existing) as folder:

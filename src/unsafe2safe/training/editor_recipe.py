@@ -43,6 +43,9 @@ class EditorRecipe(Recipe):
         imported = ("generate_triplets",)
         return {"pairs": find("pairs", config.pairs, "anonymize", how, imported)}
 
+    def content(self, config: Train, inputs: Mapping[str, Path]) -> Mapping[str, str]:  # noqa: ARG002
+        return trainable_editor(config).weights_content()
+
     def data(self, config: Train, inputs: Mapping[str, Path]) -> PairDataset:
         folder = inputs["pairs"]
         pairs = read_pairs(folder)

@@ -61,13 +61,15 @@ class EditorTask(ABC, Generic[Batch]):
                 a LoRA target matches nothing, or a caption branch is to be trained where there
                 is none.
         """
-        self.editor, self._seed = editor, seed
+        self.editor, self.seed = editor, seed
         self.pipeline = editor.load_base()
         self.base = editor.base_fingerprint(self.pipeline)
         predicted = self.pipeline.scheduler.config.prediction_type
         self.objective = objective.for_base(predicted, f"editor={editor.name}")
         if editor.trainable == "branch" and editor.caption_branch == "none":
             raise UsageError("editor.trainable=branch needs editor.caption_branch=gated")
+        if editor.trainable != "full":  # whose weights are saved, and safetensors wants them plain
+            self.pipeline.unet.to(memory_format=torch.channels_last)
         editor.add_branch(self.pipeline)
         self.network: nn.Module = nn.ModuleDict(
             {
@@ -105,7 +107,7 @@ class EditorTask(ABC, Generic[Batch]):
             target_modules=sorted(editor.targets),
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seed(self._seed, "", 0, "lora_init"))
+            torch.manual_seed(torch_seed(self.seed, "", 0, "lora_init"))
             self.pipeline.unet.add_adapter(config)
         # peft leaves new layers in training mode: right for LoRA dropout, the only such layer.
 
@@ -128,8 +130,8 @@ class EditorTask(ABC, Generic[Batch]):
         shape, device = prepared.source.shape[1:], prepared.source.device
         steps = self.pipeline.scheduler.config.num_train_timesteps
         return EditDraws(
-            posterior_noise=draw_normal(self._seed, keys, "posterior", shape).to(device),
-            diffusion=draw_diffusion(self._seed, keys, shape, self.objective, steps, device),
+            posterior_noise=draw_normal(self.seed, keys, "posterior", shape).to(device),
+            diffusion=draw_diffusion(self.seed, keys, shape, self.objective, steps, device),
         )
 
     def loss(self, prepared: PreparedEdits, draws: EditDraws) -> Tensor:

@@ -60,8 +60,9 @@ class Recipe(ABC):
         """Earlier results that this run reads, by the key that names them."""
         return {}
 
-    def content(self, inputs: Mapping[str, Path]) -> Mapping[str, str]:  # noqa: ARG002
-        """Hashes of inputs that are no run folders: what they hold counts, not where they lie."""
+    def content(self, config: Train, inputs: Mapping[str, Path]) -> Mapping[str, str]:  # noqa: ARG002
+        """Hashes of inputs that are no run folders, and of shipped weights: what they hold counts,
+        not where they lie."""
         return {}
 
     @abstractmethod

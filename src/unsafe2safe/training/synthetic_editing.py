@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from unsafe2safe.training.editor_recipe import trainable_editor
 from unsafe2safe.training.editor_task import EditorTask, PreparedEdits
 from unsafe2safe.training.recipe import Recipe
 from unsafe2safe.training.scenes import scene_seed
+from unsafe2safe.training.truth_check import truth_figures
 from unsafe2safe.training.variant_latents import VariantLatents
 from unsafe2safe.training.variants import VariantBatch, VariantChoices, VariantPairs
 
@@ -51,6 +53,11 @@ class SyntheticEditing(Recipe):
         description="What changes in a pair counts together at least so many times what stays; "
         "0: no such bound.",
     )
+    held_out: int = Field(
+        default=64,
+        ge=1,
+        description="Edits, of scenes not trained on, that the result is tried on.",
+    )
 
     exported_as: ClassVar[str] = "adapter"
     unused: ClassVar[tuple[str, ...]] = ("dataset", "vision", "pairs")
@@ -63,7 +70,13 @@ class SyntheticEditing(Recipe):
         editor = trainable_editor(config)
         return f"{editor.name}-{editor.trainable}-{self.world}"
 
+    def content(self, config: Train, inputs: Mapping[str, Path]) -> Mapping[str, str]:  # noqa: ARG002
+        return trainable_editor(config).weights_content()
+
     def data(self, config: Train, inputs: Mapping[str, Path]) -> VariantPairs:  # noqa: ARG002
+        return self._pairs(config, "fine-tuning", self.scenes)
+
+    def _pairs(self, config: Train, split: str, size: int) -> VariantPairs:
         side = trainable_editor(config).resolution
         try:
             check_side(side)
@@ -72,13 +85,18 @@ class SyntheticEditing(Recipe):
                 f"editor.resolution={side}: scenes are drawn at multiples of {UNITS} pixels"
             ) from None
         choices = VariantChoices(self.shares, self.identity)
-        seed = scene_seed(config.seed, "fine-tuning")
-        return VariantPairs(world_named(self.world), seed, self.scenes, side, choices)
+        seed = scene_seed(config.seed, split)
+        return VariantPairs(world_named(self.world), seed, size, side, choices)
 
     def task(self, config: Train, inputs: Mapping[str, Path]) -> EditorTask[VariantBatch]:
         objective = build(config.objective, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
         return SyntheticEditTask(
-            trainable_editor(config), objective, config.seed, self.data(config, inputs), self
+            trainable_editor(config),
+            objective,
+            config.seed,
+            self,
+            training=self.data(config, inputs),
+            held_out=self._pairs(config, "held-out", self.held_out),
         )
 
 
@@ -90,13 +108,15 @@ class SyntheticEditTask(EditorTask[VariantBatch]):
         editor: InstructPix2PixEditor,
         objective: ObjectiveSettings,
         seed: int,
-        pairs: VariantPairs,
         recipe: SyntheticEditing,
+        *,
+        training: VariantPairs,
+        held_out: VariantPairs,
     ) -> None:
-        """Load the base and encode every variant of ``pairs``."""
+        """Load the base and encode every variant of ``training``."""
         super().__init__(editor, objective, seed)
-        self._recipe = recipe
-        self._latents = VariantLatents(self.pipeline.vae, pairs, editor.source)
+        self._recipe, self.data, self.held_out = recipe, training, held_out
+        self._latents = VariantLatents(self.pipeline.vae, training, editor.source)
 
     def prepare(self, batch: VariantBatch) -> PreparedEdits:
         """Look up latents and changed cells; embed the texts."""
@@ -110,3 +130,7 @@ class SyntheticEditTask(EditorTask[VariantBatch]):
             text=self.embedded(batch.public_captions, batch.edit_instructions),
             weight=weight.to(device),
         )
+
+    def validate(self, folder: Path) -> Mapping[str, float]:
+        """Edit held-out scenes with the exported adapter; see :func:`truth_figures`."""
+        return truth_figures(replace(self.editor, adapter=folder), self.held_out, self.seed)

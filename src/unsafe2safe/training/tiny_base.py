@@ -80,7 +80,7 @@ class TinyBase(Recipe):
     def inputs(self, config: Train, find: InputFinder) -> Mapping[str, Path]:  # noqa: ARG002
         return {_KEY: self._find_autoencoder(config.paths.runs)}
 
-    def content(self, inputs: Mapping[str, Path]) -> Mapping[str, str]:
+    def content(self, config: Train, inputs: Mapping[str, Path]) -> Mapping[str, str]:  # noqa: ARG002
         digest = blake2b(digest_size=8)
         for name in _HASHED:
             digest.update((inputs[_KEY] / name).read_bytes())
