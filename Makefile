@@ -13,7 +13,7 @@ DEMO_PATHS := paths.runs=$(DEMO)/runs paths.private=$(DEMO)/private
 # A script that finished, but held something back or failed on single items, exits with 3.
 FINISHED := || test $$? -eq 3
 
-.PHONY: setup demo test test-slow check format docs clean
+.PHONY: setup demo test test-slow claims check format docs clean
 
 setup: $(READY)
 
@@ -28,6 +28,8 @@ demo: $(READY)
 	@$(BIN)/python train.py editor=tiny editor.trainable=full $(DEMO_PATHS) pairs=$(DEMO)/redacted output_dir=$(DEMO)/training $(FINISHED)
 	@$(BIN)/python anonymize.py editor=tiny editor.trainable=full $(DEMO_PATHS) triplets=$(DEMO)/triplets adapter=$(DEMO)/training write_pairs=false output_dir=$(DEMO)/edited $(FINISHED)
 	@$(BIN)/python evaluate.py $(DEMO_PATHS) 'runs=[$(DEMO)/redacted,$(DEMO)/edited]' output_dir=$(DEMO)/evaluation $(FINISHED)
+	@$(BIN)/python train.py experiment=tiny_finetune task.scenes=600 trainer.max_steps=120 $(DEMO_PATHS) output_dir=$(DEMO)/finetuned $(FINISHED)
+	@$(BIN)/python evaluate.py suite=truth dataset.world=phrasings dataset.size=64 $(DEMO_PATHS) 'runs=[$(DEMO)/finetuned]' output_dir=$(DEMO)/scenes $(FINISHED)
 	@$(BIN)/python -m unsafe2safe.jobs.demo $(DEMO)
 
 check: $(READY)
@@ -41,6 +43,10 @@ test: check
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# The long trainings and tables behind the docs' figures: hours, not in CI.
+claims: $(READY)
+	$(BIN)/python benchmarks/claims.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,7 @@
 """The long runs behind the figures in the docs: ``make claims``.
 
     python benchmarks/claims.py                 # all of them, a process per core
-    python benchmarks/claims.py base finetune   # some
+    python benchmarks/claims.py base phrasings  # some; base comes first, others compare with it
     python benchmarks/claims.py tables          # write the docs' tables anew from docs/claims
 
 Each claim trains and measures with the scripts as a user runs them (what is finished is not run
@@ -27,14 +27,16 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "docs" / "claims"
-PAGE = REPOSITORY / "docs" / "tiny_editor.md"
+PAGES = (
+    REPOSITORY / "docs" / "tiny_editor.md",
+    REPOSITORY / "src" / "unsafe2safe" / "assets" / "tiny" / "README.md",
+)
 RUNS = Path("outputs") / "claims"  # and in it a folder per digest: nothing stale is taken for done
 
 SEEDS = (0, 1, 2)
-WORLDS = {"phrasings": "P", "values": "V", "base": "unshifted"}
 VIEWS = ("full", "blur", "blank")
 BRANCHES = ("none", "gated")
-HELD_OUT = ("dataset.size=500", "dataset.seed=1")
+HELD_OUT = ("dataset.size=500", "dataset.seed=1", "editor.precision=bf16-mixed")
 FIGURES = (
     *("followed", "followed_hair_color", "followed_hair_style", "followed_skin"),
     *("followed_clothing", "followed_glasses", "leaked", "leaked_glasses", "leaked_letters"),
@@ -166,53 +168,50 @@ def _base_bars(measured: Mapping[str, Rows]) -> list[Bar]:
     ]
 
 
-def _finetune_bars(measured: Mapping[str, Rows]) -> list[Bar]:
-    own = measured["base"]["base"]["followed"]["value"]
-    bars = []
-    for world, sign in WORLDS.items():
-        rows = measured[world]
-        after = [rows[f"{world}-{seed}"] for seed in SEEDS]
-        before = rows["base"]
+def _finetune_bars(world: str, measured: Mapping[str, Rows]) -> list[Bar]:
+    rows = measured[world]
+    after, before = [rows[f"{world}-{seed}"] for seed in SEEDS], rows["base"]
 
-        def figure(name: str, of: Sequence[Mapping[str, Any]] = after) -> float:
-            return mean(row[name]["value"] for row in of)
+    def mean_after(name: str) -> float:
+        return mean(row[name]["value"] for row in after)
 
-        reach = before["leaked"]["value"] - CHANCE[world]
-        fall = before["leaked"]["value"] - figure("leaked")
-        bars.append(
-            Bar(f"{sign}: leakage falls by (of its distance to chance)", fall / reach, 2 / 3, True)
-            if reach > 0
-            else Bar(f"{sign}: leakage stays below chance", figure("leaked"), CHANCE[world], False)
-        )
-        if world == "phrasings":
-            bars.append(Bar(f"{sign}: following after", figure("followed"), own - 0.10, True))
-            kept = before["outside_ssim"]["value"]
-            bars.append(Bar(f"{sign}: SSIM outside after", figure("outside_ssim"), kept, True))
+    reach = before["leaked"]["value"] - CHANCE[world]
+    fall = before["leaked"]["value"] - mean_after("leaked")
+    if reach > 0:
+        bars = [Bar("leakage falls by, of its distance to chance", fall / reach, 2 / 3, True)]
+    else:  # nothing to fall to
+        bars = [Bar("leakage stays below chance", mean_after("leaked"), CHANCE[world], False)]
+    if world == "phrasings":
+        base = json.loads((RESULTS / "base.json").read_text("utf-8"))["measured"]["base"]["base"]
+        own = base["followed"]["value"]
+        kept = before["outside_ssim"]["value"]
+        bars.append(Bar("instruction following after", mean_after("followed"), own - 0.10, True))
+        bars.append(Bar("SSIM outside after", mean_after("outside_ssim"), kept, True))
     return bars
+
+
+def _finetuned(world: str) -> Claim:
+    return Claim(
+        lambda: _finetunings(world),
+        lambda: [_measure(world, _finetunings(world), f"dataset.world={world}", *HELD_OUT)],
+        lambda measured: _finetune_bars(world, measured) if world != "base" else [],
+        _FINE_TUNED,
+    )
 
 
 CLAIMS: Mapping[str, Claim] = {
     "base": Claim(
         list,
-        lambda: [_measure("base", [], "dataset.size=1000", "dataset.seed=1")],
+        lambda: [_measure("base", [], "dataset.size=500", "dataset.seed=1")],
         _base_bars,
         _RESTS_ON,
     ),
-    "finetune": Claim(
-        lambda: [run for world in WORLDS for run in _finetunings(world)],
-        lambda: [
-            _measure(world, _finetunings(world), f"dataset.world={world}", *HELD_OUT)
-            for world in WORLDS
-        ],
-        _finetune_bars,
-        _FINE_TUNED,
-    ),
+    "phrasings": _finetuned("phrasings"),
+    "values": _finetuned("values"),
+    "unshifted": _finetuned("base"),
     "sources": Claim(
         _views,
-        lambda: [
-            _measure(view, [run for run in _views() if run.output.name.startswith(view)], *HELD_OUT)
-            for view in VIEWS
-        ],
+        lambda: [_measure("sources", _views(), *HELD_OUT)],
         lambda _: [],
         _FINE_TUNED,
     ),
@@ -321,8 +320,9 @@ def _cell(figure: Mapping[str, Any]) -> str:
 
 
 def write_tables() -> None:
-    """Put the tables of all results into the page, between their marks."""
-    PAGE.write_text(with_tables(PAGE.read_text("utf-8")), "utf-8")
+    """Put the tables of all results into the pages, between their marks."""
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text("utf-8")), "utf-8")
 
 
 def with_tables(page: str) -> str:

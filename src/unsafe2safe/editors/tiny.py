@@ -27,7 +27,7 @@ class TinyEditor(InstructPix2PixEditor):
         default=64, ge=16, multiple_of=8, description="Side of the edited square, pixels."
     )
     text_guidance_scale: float = Field(
-        default=2.5, gt=1, description="How strongly an edit follows the text."
+        default=2.0, gt=1, description="How strongly an edit follows the text."
     )
     image_guidance_scale: float = Field(
         default=1.3, ge=1, description="How strongly an edit keeps to the source image."

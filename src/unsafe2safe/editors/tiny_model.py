@@ -205,4 +205,5 @@ def _power(matrix: Tensor, exponent: float, floor: float) -> Tensor:
     that much."""
     values, vectors = torch.linalg.eigh(matrix)
     values = values.clamp(min=floor * float(values[-1]))
-    return vectors @ torch.diag(values.clamp(min=0).pow(exponent)) @ vectors.T
+    power: Tensor = vectors @ torch.diag(values.clamp(min=0).pow(exponent)) @ vectors.T
+    return power

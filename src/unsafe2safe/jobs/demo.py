@@ -17,6 +17,7 @@ from unsafe2safe.core.ledger import read_run
 from unsafe2safe.core.records import Outcome
 from unsafe2safe.core.tables import read_records
 from unsafe2safe.data.samples import photos_folder
+from unsafe2safe.evaluation.results import Evaluation
 
 _STRIP_PHOTO = "astronaut.jpg"  # NASA portrait, public domain
 _STRIP_HEIGHT = 360
@@ -36,12 +37,37 @@ def summary(root: Path) -> str:
         f"adapter      {trained['counts'].get('steps', '?')} steps on {redacted['pairs']} pairs",
         f"tiny editor  {edited['safe'] + edited['anonymized']} published, "
         f"{edited['needs_review'] + edited['failed']} held back "
-        "(random base weights: it blots out, it does not redraw)",
+        "(it knows drawn scenes only: on photographs it blots out)",
         f"anonymized   {root / 'redacted' / 'published'}",
         f"metrics      {root / 'evaluation' / 'metrics.json'}",
         f"report       {root / 'evaluation' / 'report.html'}",
+        "",
+        f"fine-tuning on {runs['scenes']['counts']['images']} scenes in other words and layouts, "
+        "asked changes found / original values still found / SSIM outside:",
+        *_scene_lines(Evaluation.read(root / "scenes" / "metrics.json")),
+        f"report       {root / 'scenes' / 'report.html'}",
     ]
     return "\n".join(lines)
+
+
+_TOLD = ("followed", "leaked", "outside_ssim")
+_ROWS = {
+    "base": "before",
+    "finetuned": "after",
+    "identity": "no edit",
+    "target_reconstruction": "best possible",
+}
+
+
+def _scene_lines(evaluation: Evaluation) -> list[str]:
+    """Before, after, and what bounds them."""
+    lines = []
+    for row in evaluation.rows:
+        if row.name in _ROWS:
+            values = (row.metrics[name].value for name in _TOLD)
+            told = " / ".join("-" if value is None else f"{value:.3f}" for value in values)
+            lines.append(f"{_ROWS[row.name]:12} {told}")
+    return lines
 
 
 def draw_strip(root: Path, target: Path) -> None:
@@ -62,7 +88,7 @@ def draw_strip(root: Path, target: Path) -> None:
         strip.save(temporary, "JPEG", quality=90)
 
 
-_STEPS = ("triplets", "redacted", "training", "edited", "evaluation")
+_STEPS = ("triplets", "redacted", "training", "edited", "evaluation", "finetuned", "scenes")
 
 
 def _complete(folder: Path) -> dict[str, Any]:
