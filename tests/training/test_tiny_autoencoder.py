@@ -32,7 +32,6 @@ SHORT = [
     "trainer.warmup_steps=2",
     "trainer.checkpoint_every=2",
     "trainer.log_every=1",
-    "trainer.precision=bf16-mixed",
     "trainer.ema=0.9",
     "trainer.gradient_check=false",
     "task.scenes=12",

@@ -39,6 +39,7 @@ from unsafe2safe.editors.fine_tuning import (
     read_card,
     weights_fingerprint,
 )
+from unsafe2safe.editors.precision import resolve_precision
 
 # Guidance at or below 1 (text) or below 1 (image) silently turns guidance off in diffusers.
 _STRENGTH_STEP = 0.5
@@ -122,10 +123,11 @@ class InstructPix2PixEditor(TrainableEditor):
     )
     batch_size: int = Field(default=8, ge=1, description="Images edited at once.")
     device: str = Field(default="cpu", description="Torch device of edits: cpu, cuda, cuda:1.")
-    precision: Literal["32-true", "bf16-mixed"] = Field(
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
         default="32-true",
         description="Of edits, as `trainer.precision`. bf16-mixed takes half the time where the "
-        "processor knows bf16, and many times as long where it does not.",
+        "processor computes in bf16, and many times as long where it does not; with `auto` a "
+        "machine's edits are not another's to the last bit.",
     )
 
     source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "channel"
@@ -249,7 +251,7 @@ class InstructPix2PixEditor(TrainableEditor):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         nothing = [""] * len(texts)
         kind = torch.device(pipeline.device).type
-        mixed = self.precision == "bf16-mixed"
+        mixed = resolve_precision(self.precision, kind) == "bf16-mixed"
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=mixed):
             edited = pipeline(
                 prompt_embeds=self.encode_texts(pipeline, texts, public_captions or nothing),

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
 from unsafe2safe.core.config.schema import Trainer
+from unsafe2safe.editors.precision import resolve_precision
 from unsafe2safe.tracking.guard import Tracker
 from unsafe2safe.training.callbacks import (
     Checkpoints,
@@ -59,7 +61,7 @@ def fit(
         trainer = pl.Trainer(
             accelerator=settings.accelerator,
             devices=1,
-            precision=settings.precision,
+            precision=resolve_precision(settings.precision, _device_type(settings)),
             max_steps=settings.max_steps,
             gradient_clip_val=settings.gradient_clip,
             logger=TrackerLogger(tracker),
@@ -80,6 +82,14 @@ def fit(
             raise KeyboardInterrupt from None
     if module.average is not None:
         module.average.apply()
+
+
+def _device_type(settings: Trainer) -> str:
+    """Of the device that Lightning will train on."""
+    if settings.accelerator in ("auto", "gpu"):
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found.type if found is not None else "cpu"
+    return settings.accelerator
 
 
 def _batches(data: TrainingData[Any, Any], sampler: ResumableBatchSampler) -> Iterator[KeyedBatch]:

@@ -235,8 +235,9 @@ class Trainer(Strict):
     )
     weight_decay: float = Field(ge=0, description="AdamW weight decay.")
     gradient_clip: PositiveFloat | None = Field(description="Gradient norm bound; null: none.")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        description="Lightning precision. LoRA weights stay in fp32."
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        description="Lightning precision; `auto`: bf16-mixed where the device computes in bf16, "
+        "else 32-true. LoRA weights stay in fp32."
     )
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = Field(
         description="Where to train; `auto` takes a GPU where there is one."
