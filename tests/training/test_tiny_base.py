@@ -238,6 +238,34 @@ def test_variants_share_all_that_is_public(task: TinyBaseTask) -> None:
     assert unchanged.any()
 
 
+def test_a_training_goes_on_from_the_weights_of_another(
+    finished: Path, autoencoder: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    begun = make_task(autoencoder, f"task.begin_from={finished}")
+    parts = {"unet": "diffusion_pytorch_model", "text_encoder": "model"}
+    for part, name in parts.items():
+        stored = load_file(finished / "pipeline" / part / f"{name}.safetensors")
+        held = begun.network.get_submodule(part).state_dict()
+        assert all(torch.equal(held[key], value.float()) for key, value in stored.items())
+        assert stored
+    assert all(parameter.requires_grad for parameter in begun.trainable_parameters().values())
+    result = train(tmp_path, "on", autoencoder, f"task.begin_from={finished}")
+    assert result.status is ExitStatus.DONE
+    assert "task.begin_from" in json.loads((tmp_path / "on/run.json").read_text())["keys"]
+    first = [
+        float((folder / "metrics.csv").read_text().splitlines()[1].split(",")[1])
+        for folder in (finished, tmp_path / "on")
+    ]
+    assert first[0] != first[1]  # the same draws, other weights
+
+
+def test_what_a_training_cannot_go_on_from_is_told(autoencoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"task\.begin_from=.* holds no pipeline"):
+        train(tmp_path, "run", autoencoder, f"task.begin_from={tmp_path}")
+
+
 def test_a_missing_autoencoder_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no autoencoder"):
         train(tmp_path, "run", tmp_path)

@@ -76,11 +76,7 @@ class TinyEditor(InstructPix2PixEditor):
     def weights_content(self) -> Mapping[str, str]:
         if self.init_seed is not None:
             return {}
-        digest = blake2b(digest_size=8)
-        for path in sorted(self._weights_folder().rglob("*.safetensors")):
-            digest.update(path.relative_to(self._weights_folder()).as_posix().encode())
-            digest.update(path.read_bytes())
-        return {"editor.weights": digest.hexdigest()}
+        return {"editor.weights": weights_digest(self._weights_folder())}
 
     def shipped_branch(self) -> Path | None:
         """``caption_branch.safetensors`` beside the weights, where there is one."""
@@ -104,6 +100,15 @@ class TinyEditor(InstructPix2PixEditor):
 def packaged_weights() -> Path:
     """Where the shipped weights lie, whether or not they do."""
     return Path(str(resources.files("unsafe2safe.assets") / _PACKAGED))
+
+
+def weights_digest(folder: Path) -> str:
+    """A hash of all safetensors of ``folder``."""
+    digest = blake2b(digest_size=8)
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _load_folder(folder: Path) -> Any:

@@ -8,56 +8,25 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from unsafe2safe.core.config.components import build, component
 from unsafe2safe.core.config.schema import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.data.synthetic.attributes import UNITS
 from unsafe2safe.data.synthetic.canvas import check_side
-from unsafe2safe.data.synthetic.source import world_named
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.editor_recipe import trainable_editor
 from unsafe2safe.training.editor_task import EditorTask, PreparedEdits
-from unsafe2safe.training.recipe import Recipe
-from unsafe2safe.training.scenes import scene_seed
 from unsafe2safe.training.truth_check import truth_figures
 from unsafe2safe.training.variant_latents import VariantLatents
-from unsafe2safe.training.variants import VariantBatch, VariantChoices, VariantPairs
+from unsafe2safe.training.variant_recipe import VariantRecipe
+from unsafe2safe.training.variants import VariantBatch, VariantPairs
 
 
 @component
-class SyntheticEditing(Recipe):
+class SyntheticEditing(VariantRecipe):
     """Fine-tunes ``editor`` on edits between variants of the scenes of a synthetic world."""
-
-    world: str = Field(default="base", description="Synthetic world of the scenes.")
-    scenes: int = Field(default=2000, ge=1, description="Scenes; each visit draws another edit.")
-    shares: tuple[float, ...] = Field(
-        default=(1.0, 0.5, 0.3),
-        min_length=1,
-        description="One more variant of each scene per value, with such a share of its private "
-        "values redrawn.",
-    )
-    identity: float = Field(
-        default=0.03, ge=0, le=1, description="Share of visits that change nothing, and say so."
-    )
-    changed_weight: float = Field(
-        default=2.0,
-        ge=0,
-        description="A changed place's error counts so many times more than another's.",
-    )
-    small_region_weight: float = Field(
-        default=1.0,
-        ge=0,
-        description="What changes in a pair counts together at least so many times what stays; "
-        "0: no such bound.",
-    )
-    held_out: int = Field(
-        default=64,
-        ge=1,
-        description="Edits, of scenes not trained on, that the result is tried on.",
-    )
 
     exported_as: ClassVar[str] = "adapter"
     unused: ClassVar[tuple[str, ...]] = ("dataset", "vision", "pairs")
@@ -84,9 +53,7 @@ class SyntheticEditing(Recipe):
             raise UsageError(
                 f"editor.resolution={side}: scenes are drawn at multiples of {UNITS} pixels"
             ) from None
-        choices = VariantChoices(self.shares, self.identity)
-        seed = scene_seed(config.seed, split)
-        return VariantPairs(world_named(self.world), seed, size, side, choices)
+        return self.pairs_of(config.seed, split, size, side)
 
     def task(self, config: Train, inputs: Mapping[str, Path]) -> EditorTask[VariantBatch]:
         objective = build(config.objective, "objective", ObjectiveSettings)  # type: ignore[type-abstract]

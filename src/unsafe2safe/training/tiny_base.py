@@ -13,61 +13,39 @@ from unsafe2safe.core.config.components import build, component
 from unsafe2safe.core.config.schema import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.ledger import dataset_key, newest_complete
-from unsafe2safe.data.synthetic.source import world_named
-from unsafe2safe.editors.tiny import packaged_weights
+from unsafe2safe.editors.tiny import packaged_weights, weights_digest
 from unsafe2safe.editors.tiny_model import SIDE
 from unsafe2safe.objectives.base import ObjectiveSettings
-from unsafe2safe.training.recipe import InputFinder, Recipe
-from unsafe2safe.training.scenes import scene_seed
+from unsafe2safe.training.recipe import InputFinder
 from unsafe2safe.training.tiny_autoencoder import TinyAutoencoder
 from unsafe2safe.training.tiny_base_task import TinyBaseTask
-from unsafe2safe.training.variants import VariantChoices, VariantPairs
+from unsafe2safe.training.variant_recipe import VariantRecipe
+from unsafe2safe.training.variants import VariantPairs
 
 _KEY = "task.autoencoder"
 _HASHED = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
 @component
-class TinyBase(Recipe):
+class TinyBase(VariantRecipe):
     """UNet and text encoder learn, together, to redraw the private part of scenes by a text."""
 
     autoencoder: Path | None = Field(
         default=None,
         description="Run folder of `task=tiny_autoencoder`, or a folder with an AutoencoderKL; "
-        "null takes the newest complete run, else the packaged weights.",
+        "null takes that of `begin_from`, else the newest complete run's, else the packaged one.",
     )
-    world: str = Field(default="base", description="Synthetic world of the scenes.")
+    begin_from: Path | None = Field(
+        default=None,
+        description="Run folder of `task=tiny_base`, or a folder with a tiny pipeline, whose UNet "
+        "and text encoder go on learning; null: they begin from random weights.",
+    )
     scenes: int = Field(default=8000, ge=1, description="Scenes; each visit draws another edit.")
-    shares: tuple[float, ...] = Field(
-        default=(1.0, 0.5, 0.3),
-        min_length=1,
-        description="One more variant of each scene per value, with such a share of its private "
-        "values redrawn.",
-    )
-    identity: float = Field(
-        default=0.03, ge=0, le=1, description="Share of visits that change nothing, and say so."
-    )
     captioned: float = Field(
         default=0.3,
         ge=0,
         le=1,
         description="Share of visits with the public caption before the instruction.",
-    )
-    changed_weight: float = Field(
-        default=2.0,
-        ge=0,
-        description="A changed place's error counts so many times more than another's.",
-    )
-    small_region_weight: float = Field(
-        default=1.0,
-        ge=0,
-        description="What changes in a pair counts together at least so many times what stays; "
-        "0: no such bound.",
-    )
-    held_out: int = Field(
-        default=64,
-        ge=1,
-        description="Edits, of scenes not trained on, that the result is tried on.",
     )
 
     exported_as: ClassVar[str] = "pipeline"
@@ -84,10 +62,13 @@ class TinyBase(Recipe):
         digest = blake2b(digest_size=8)
         for name in _HASHED:
             digest.update((inputs[_KEY] / name).read_bytes())
-        return {_KEY: digest.hexdigest()}
+        found = {_KEY: digest.hexdigest()}
+        if (begin := self._begin_folder()) is not None:
+            found["task.begin_from"] = weights_digest(begin)
+        return found
 
     def data(self, config: Train, inputs: Mapping[str, Path]) -> VariantPairs:  # noqa: ARG002
-        return self._pairs(config, "training", self.scenes)
+        return self.pairs_of(config.seed, "training", self.scenes, SIDE)
 
     def task(self, config: Train, inputs: Mapping[str, Path]) -> TinyBaseTask:
         settings = build(config.objective, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
@@ -96,20 +77,24 @@ class TinyBase(Recipe):
             objective,
             config.seed,
             inputs[_KEY],
-            training=self._pairs(config, "training", self.scenes),
-            held_out=self._pairs(config, "held-out", self.held_out),
+            self._begin_folder(),
+            training=self.pairs_of(config.seed, "training", self.scenes, SIDE),
+            held_out=self.pairs_of(config.seed, "held-out", self.held_out, SIDE),
             captioned=self.captioned,
             changed_weight=self.changed_weight,
             small_region_weight=self.small_region_weight,
         )
 
-    def _pairs(self, config: Train, split: str, size: int) -> VariantPairs:
-        choices = VariantChoices(self.shares, self.identity)
-        seed = scene_seed(config.seed, split)
-        return VariantPairs(world_named(self.world), seed, size, SIDE, choices)
+    def _begin_folder(self) -> Path | None:
+        if self.begin_from is None:
+            return None
+        for folder in (self.begin_from / self.exported_as, self.begin_from):
+            if (folder / "model_index.json").is_file():
+                return folder
+        raise UsageError(f"task.begin_from={self.begin_from} holds no pipeline of the tiny editor")
 
     def _find_autoencoder(self, runs: Path) -> Path:
-        found = self.autoencoder
+        found = self.autoencoder or self._begin_folder()
         if found is None:
             key = dataset_key(TinyAutoencoder.stands_for or {})
             found = newest_complete(runs, "train", key) or packaged_weights()

@@ -45,6 +45,7 @@ class TinyBaseTask:
         objective: Objective,
         seed: int,
         autoencoder: Path,
+        begin_from: Path | None,
         *,
         training: VariantPairs,
         held_out: VariantPairs,
@@ -52,13 +53,18 @@ class TinyBaseTask:
         changed_weight: float,
         small_region_weight: float,
     ) -> None:
-        """Draw the weights from ``seed`` and encode every variant of ``training``."""
+        """Draw the weights from ``seed``, or load them; encode every variant of ``training``."""
         self._objective, self._seed = objective, seed
         self.data, self.held_out = training, held_out
         self._captioned = captioned
         self._changed_weight, self._small_region_weight = changed_weight, small_region_weight
-        init = torch_seed(seed, "", 0, "tiny_base_init")
-        self.pipeline = build_pipeline(init, objective.prediction_type)
+        if begin_from is None:
+            init = torch_seed(seed, "", 0, "tiny_base_init")
+            self.pipeline = build_pipeline(init, objective.prediction_type)
+        else:
+            self.pipeline = TinyEditor(name="tiny", weights=begin_from).load_base()
+            predicted = self.pipeline.scheduler.config.prediction_type
+            objective.for_base(predicted, f"task.begin_from={begin_from}")
         self.pipeline.register_modules(vae=load_vae(autoencoder))
         self.network: nn.Module = nn.ModuleDict(
             {
