@@ -230,11 +230,12 @@ class ExitStatus(IntEnum):
     FAULT = 1
     UNUSABLE = 2
     DONE_WITH_FAILURES = 3
+    STOPPED = 143  # by a signal, after saving: as a shell tells of SIGTERM
 
     @property
     def severity(self) -> int:
         """Order in which a sweep's jobs are compared; the worst decides."""
-        return {0: 0, 3: 1, 2: 2, 1: 3}[int(self)]
+        return {0: 0, 3: 1, 143: 2, 2: 3, 1: 4}[int(self)]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
+_SECONDS_TO_END = 30.0
+
 
 @dataclass(frozen=True)
 class Child:
@@ -25,39 +27,76 @@ class Child:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_processes(children: Sequence[Child]) -> list[int]:
-    """Run all ``children`` at once; their statuses, a negative one for the signal that killed."""
-    running: list[subprocess.Popen[str]] = []
-    readers: list[threading.Thread] = []
-    try:
-        for child in children:
-            process = subprocess.Popen(
-                [sys.executable, "-m", child.module],
-                env={**os.environ, **child.environment},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-            )
-            running.append(process)
-            reader = threading.Thread(
-                target=_forward, args=(child.label, process.stderr), daemon=True
-            )
-            reader.start()
-            readers.append(reader)
-            _give(process, child.given)
-        statuses = [process.wait() for process in running]
-        for reader in readers:
+class Processes:
+    """Children that run beside their parent inside a ``with`` block and never outlive it."""
+
+    def __init__(self, children: Sequence[Child]) -> None:
+        self._children = children
+        self._running: list[subprocess.Popen[str]] = []
+        self._readers: list[threading.Thread] = []
+
+    def __enter__(self) -> Processes:
+        try:
+            for child in self._children:
+                self._start(child)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self, child: Child) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", child.module],
+            env={**os.environ, **child.environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self._running.append(process)
+        reader = threading.Thread(target=_forward, args=(child.label, process.stderr), daemon=True)
+        reader.start()
+        self._readers.append(reader)
+        _give(process, child.given)
+
+    def wait(self) -> list[int]:
+        """Their statuses once all have ended; a negative one for the signal that killed."""
+        statuses = [process.wait() for process in self._running]
+        for reader in self._readers:
             reader.join()
         return statuses
-    finally:
-        for process in running:
+
+    def failed(self) -> str | None:
+        """The label and status of a child that has ended badly so far."""
+        for child, process in zip(self._children, self._running, strict=False):
+            if process.poll():
+                return f"{child.label} ended with status {process.returncode}"
+        return None
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all that still run."""
+        for process in self._running:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self._running:
             if process.poll() is None:
                 process.terminate()
-                process.wait()
+                try:
+                    process.wait(_SECONDS_TO_END)
+                except subprocess.TimeoutExpired:  # it hangs, in a driver perhaps
+                    process.kill()
+                    process.wait()
             if process.stdin is not None:
                 process.stdin.close()
+
+
+def run_processes(children: Sequence[Child]) -> list[int]:
+    """Run all ``children`` at once; their statuses, a negative one for the signal that killed."""
+    with Processes(children) as running:
+        return running.wait()
 
 
 def end_with_parent() -> str:

@@ -56,7 +56,8 @@ def main(script: str) -> None:
         results.append(result)
         stream = sys.stdout if result.output_dir else sys.stderr
         prefix = "" if result.output_dir else f"{script}.py: "
-        print(f"{prefix}{result.message}", file=stream, flush=True)
+        if result.message:  # a rank that others started has nothing to say
+            print(f"{prefix}{result.message}", file=stream, flush=True)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that its errors reach us instead of ending us
     try:

@@ -10,45 +10,74 @@ from statistics import median
 from typing import Any
 
 from unsafe2safe.core.config.components import build
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema import Train, Trainer
 from unsafe2safe.core.ledger import RunFolder
-from unsafe2safe.core.records import RunResult
+from unsafe2safe.core.records import ExitStatus, RunResult
 from unsafe2safe.jobs.common import find_input, log, plain, result_of, run_spec
+from unsafe2safe.jobs.train_company import WITHIN, company
 from unsafe2safe.tracking.csv_sink import read_rows
+from unsafe2safe.tracking.guard import Tracker
 from unsafe2safe.tracking.opening import METRICS_FILE, open_tracker
 from unsafe2safe.training.checkpoints import newest_loadable
-from unsafe2safe.training.fit import fit
+from unsafe2safe.training.fit import check_devices, fit
+from unsafe2safe.training.optimizers import OptimizerFactory, optimizer_factory
+from unsafe2safe.training.ranks import ALONE, Call, Ranks, Start, external_ranks, hear, joined
 from unsafe2safe.training.recipe import Recipe
 from unsafe2safe.training.task import Task, TrainingData
 
 _METRICS = ("loss", "learning_rate")
 _CHECKPOINTS = "checkpoints"
+_UNUSABLE = "unusable.json"
 _NEVER_CHANGES_RESULT = (
     "trainer.accelerator",
     "trainer.log_every",
     "trainer.checkpoint_every",
     "trainer.gradient_check",
+    # The samples of a step count, and not how they are dealt to devices and batches.
+    "trainer.batch_size",
+    "trainer.accumulate",
+    "trainer.devices",
+    "trainer.num_nodes",
 )
 
 
 def run(config: Train) -> RunResult:
     """Train ``config.task``; the same configuration again goes on where it stopped.
 
+    With ``trainer.devices`` this process starts the others. Under torchrun or srun each process
+    comes here, and only the first one writes.
+
     Raises:
         UsageError: nothing to train on, choices that cannot be trained, a folder that cannot be
-            used.
+            used, fewer devices than asked for.
     """
+    check_devices(config.trainer)
+    external = external_ranks(config.trainer.devices, config.trainer.num_nodes)
+    call = Call()
+    if external is None:
+        return _lead(config, ALONE, call)
+    with joined(external, WITHIN):
+        if external.rank:
+            return follow(config, external)
+        with call.expected_by(external):
+            return _lead(config, external, call)
+
+
+def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
+    optimizer = optimizer_factory(config.optimizer)
     recipe = build(config.task, "task", Recipe)  # type: ignore[type-abstract]
     choice = recipe.choice(config)
     inputs = recipe.inputs(config, partial(find_input, config))
     data = recipe.data(config, inputs)
+    per_step = samples_per_step(config.trainer)
+    content = {**recipe.content(config, inputs), "trainer.samples_per_step": str(per_step)}
     spec = run_spec(
         config,
         "train",
         choice,
         inputs,
         (*_NEVER_CHANGES_RESULT, *recipe.unused),
-        recipe.content(config, inputs),
+        content,
         recipe.stands_for,
     )
     with RunFolder.open(spec, config.existing) as folder:
@@ -56,12 +85,19 @@ def run(config: Train) -> RunResult:
         if folder.complete:
             failed = folder.state["counts"]["failed"]
             return result_of(folder, failed, f"{folder.path} is complete already", exported)
-        failures = data.drop_unusable(folder.path / _CHECKPOINTS / "unusable.json")
+        checkpoints = folder.path / _CHECKPOINTS
+        failures = data.drop_unusable(checkpoints / _UNUSABLE)
         folder.write_failures({"image_id": i, "reason": r} for i, r in failures.items())
+        step, resume_from = newest_loadable(checkpoints) or (0, None)
         with _threads(config.engine.threads):
-            log.info("loading task=%s (%s)", recipe.name, choice)
-            task = recipe.task(config, inputs)
-            _train(config, task, data, folder)
+            with company(config, ranks) as place:
+                call.tell(place, Start(checkpoints, resume_from, inputs))
+                log.info("loading task=%s (%s)", recipe.name, choice)
+                task = recipe.task(config, inputs)
+                reached = _train(config, task, data, folder, step, resume_from, optimizer, place)
+            if reached < config.trainer.max_steps:
+                told = f"stopped by a signal after step {reached}; the same command goes on"
+                return RunResult(ExitStatus.STOPPED, folder.path, message=told)
             task.export(exported)
             held_out = task.validate(exported)
         counts = {data.noun: len(data), "failed": len(failures), "steps": config.trainer.max_steps}
@@ -71,19 +107,64 @@ def run(config: Train) -> RunResult:
         return result_of(folder, len(failures), message, exported)
 
 
+def follow(config: Train, ranks: Ranks) -> RunResult:
+    """Train beside the first rank, whose decisions are heard and not made again; writes nothing."""
+    recipe = build(config.task, "task", Recipe)  # type: ignore[type-abstract]
+    start = hear()
+    if start is None:
+        return RunResult(ExitStatus.DONE, None)
+    data = recipe.data(config, start.inputs)
+    data.drop_unusable(start.checkpoints / _UNUSABLE)
+    with _threads(config.engine.threads):
+        task = recipe.task(config, start.inputs)
+        silent = Tracker([], log_private=False)
+        fit(
+            task,
+            data,
+            config.trainer,
+            config.seed,
+            silent,
+            start.checkpoints,
+            start.resume_from,
+            optimizer_factory(config.optimizer),
+            ranks,
+        )
+    return RunResult(ExitStatus.DONE, None)
+
+
+def samples_per_step(trainer: Trainer) -> int:
+    """Samples of one optimizer step, over all devices: what counts of how they are dealt."""
+    return trainer.batch_size * trainer.accumulate * trainer.devices * trainer.num_nodes
+
+
 def _train(
-    config: Train, task: Task[Any, Any, Any], data: TrainingData[Any, Any], folder: RunFolder
-) -> None:
-    checkpoints = folder.path / _CHECKPOINTS
-    found = newest_loadable(checkpoints)
-    step, resume_from = found or (0, None)
-    if found:
+    config: Train,
+    task: Task[Any, Any, Any],
+    data: TrainingData[Any, Any],
+    folder: RunFolder,
+    step: int,
+    resume_from: Path | None,
+    optimizer: OptimizerFactory,
+    ranks: Ranks,
+) -> int:
+    if step:
         log.info("resuming after step %d of %d", step, config.trainer.max_steps)
     trained = sum(parameter.numel() for parameter in task.trainable_parameters().values())
     log.info("training %d weights on %d %s", trained, len(data), data.noun)
     run_id = folder.state["fingerprint"]
+    checkpoints = folder.path / _CHECKPOINTS
     with open_tracker(config.logger, folder.path, plain(config), run_id, _METRICS, step) as tracker:
-        fit(task, data, config.trainer, config.seed, tracker, checkpoints, resume_from)
+        return fit(
+            task,
+            data,
+            config.trainer,
+            config.seed,
+            tracker,
+            checkpoints,
+            resume_from,
+            optimizer,
+            ranks,
+        )
 
 
 @contextmanager

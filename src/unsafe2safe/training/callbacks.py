@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,6 +24,7 @@ from unsafe2safe.training.gradient_check import check_gradients
 from unsafe2safe.training.module import TaskModule
 
 _SECONDS_BETWEEN_LINES = 15.0
+_STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class GradientCheck(pl.Callback):  # type: ignore[misc]
@@ -54,6 +58,7 @@ class LossLog(pl.Callback):  # type: ignore[misc]
     def __init__(self, every: int) -> None:
         self._every = every
         self._learning_rate = 0.0
+        self._losses: list[Tensor] = []  # of the batches of a step
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -68,7 +73,12 @@ class LossLog(pl.Callback):  # type: ignore[misc]
         batch: Any,
         batch_idx: int,
     ) -> None:
-        loss = float(trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean"))
+        # Lightning has divided each by the number of batches of a step.
+        self._losses.append(outputs["loss"].detach())
+        if len(self._losses) < trainer.accumulate_grad_batches:
+            return
+        loss = float(trainer.strategy.reduce(torch.stack(self._losses).sum(), reduce_op="mean"))
+        self._losses.clear()
         if not math.isfinite(loss):
             raise UsageError(
                 f"the loss is {loss} at step {trainer.global_step}; "
@@ -80,11 +90,56 @@ class LossLog(pl.Callback):  # type: ignore[misc]
             trainer.logger.log_metrics(values, step)
 
 
+class StopOnSignal(pl.Callback):  # type: ignore[misc]
+    """SIGTERM or SIGUSR1, to any rank, ends the run after the step in flight.
+
+    Stands before :class:`Checkpoints`, which then saves that step. Schedulers send one of the two
+    some time before they take a machine away.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._before: dict[int, Any] = {}
+        self._step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._step = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            # Here and not earlier: Lightning has set handlers of its own by now, that raise.
+            self._before = {number: signal.signal(number, self._note) for number in _STOPPING}
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = True
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if trainer.global_step == self._step:  # in the middle of an accumulated step
+            return
+        self._step = trainer.global_step
+        if trainer.strategy.reduce_boolean_decision(self.received, all=False):
+            trainer.should_stop = True
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
 class Checkpoints(pl.Callback):  # type: ignore[misc]
-    """Saves every ``every`` steps and after the last one."""
+    """Saves every ``every`` steps, after the last one, and where the run is stopped."""
 
     def __init__(self, folder: Path, every: int) -> None:
         self._folder, self._every = folder, every
+        self._saved = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -95,8 +150,10 @@ class Checkpoints(pl.Callback):  # type: ignore[misc]
         batch_idx: int,
     ) -> None:
         step = trainer.global_step
-        if step % self._every and step != trainer.max_steps:
+        due = step % self._every == 0 or step == trainer.max_steps or trainer.should_stop
+        if step == self._saved or not due:
             return
+        self._saved = step
         path = checkpoint_path(self._folder, step)
         if not trainer.is_global_zero:
             trainer.save_checkpoint(path)  # takes part in its barriers, writes nothing
@@ -112,11 +169,11 @@ class TrainingProgress(pl.Callback):  # type: ignore[misc]
     def __init__(self) -> None:
         self._bar: Any = None  # tqdm
         self._begin = self._last = time.monotonic()
-        self._first_step = 0
+        self._first_step = self._shown = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._begin = self._last = time.monotonic()
-        self._first_step = trainer.global_step
+        self._first_step = self._shown = trainer.global_step
         if sys.stderr.isatty() and trainer.is_global_zero:
             total, done = trainer.max_steps, trainer.global_step
             self._bar = tqdm(total=total, initial=done, desc="training", unit="step")
@@ -132,7 +189,10 @@ class TrainingProgress(pl.Callback):  # type: ignore[misc]
         if not trainer.is_global_zero:
             return
         step, now = trainer.global_step, time.monotonic()
-        loss = float(outputs["loss"])
+        if step == self._shown:
+            return
+        self._shown = step
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             self._bar.update(1)

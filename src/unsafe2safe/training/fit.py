@@ -13,21 +13,28 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from unsafe2safe.core.config.schema import Trainer
+from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.precision import resolve_precision
 from unsafe2safe.tracking.guard import Tracker
 from unsafe2safe.training.callbacks import (
     Checkpoints,
     GradientCheck,
     LossLog,
+    StopOnSignal,
     TrainingProgress,
 )
 from unsafe2safe.training.module import TaskModule
+from unsafe2safe.training.optimizers import OptimizerFactory
+from unsafe2safe.training.ranks import ALONE, RankEnvironment, Ranks
 from unsafe2safe.training.sampler import ResumableBatchSampler
 from unsafe2safe.training.task import KeyedBatch, Task, TrainingData
 from unsafe2safe.training.tracker_logger import TrackerLogger
+
+_PROBE_RATE = 1e-2
 
 
 def fit(
@@ -38,31 +45,43 @@ def fit(
     tracker: Tracker,
     checkpoints: Path,
     resume_from: Path | None,
-) -> None:
+    optimizer: OptimizerFactory,
+    ranks: Ranks = ALONE,
+) -> int:
     """Train ``task`` to ``settings.max_steps``, from ``resume_from`` where that is given.
 
+    Every one of ``ranks`` calls this at the same time, with its own ``task`` and the same rest.
     With ``settings.ema`` the task holds the averaged weights afterwards, else the last ones.
+
+    Returns:
+        The step reached: fewer than ``max_steps`` where a signal stopped the run.
 
     Raises:
         GradientCheckError: a trainable weight does not learn, or a frozen one does.
         UsageError: the loss is not finite.
     """
-    sampler = ResumableBatchSampler(len(data), settings.batch_size, seed)
-    module = TaskModule(task, sampler, settings, seed)
+    sampler = _sampler(data, settings, seed, ranks)
+    module = TaskModule(task, sampler, settings, seed, optimizer)
     callbacks: list[pl.Callback] = [
         LossLog(settings.log_every),
+        StopOnSignal(),
         Checkpoints(checkpoints, settings.checkpoint_every),
         TrainingProgress(),
     ]
     if settings.gradient_check:
-        probe = _batches(data, ResumableBatchSampler(len(data), settings.batch_size, seed))
-        callbacks.insert(0, GradientCheck(probe, settings.learning_rate))
+        probe = _batches(data, _sampler(data, settings, seed, ranks))
+        # AdamW probes, whatever trains: rates of 1, as Prodigy's, would blow it up
+        callbacks.insert(0, GradientCheck(probe, min(settings.learning_rate, _PROBE_RATE)))
     with _quiet_lightning():
         trainer = pl.Trainer(
             accelerator=settings.accelerator,
-            devices=1,
+            devices=ranks.devices,
+            num_nodes=ranks.num_nodes,
+            strategy="auto" if ranks.world_size == 1 else DDPStrategy(),
+            plugins=[] if ranks.world_size == 1 else [RankEnvironment(ranks)],
             precision=resolve_precision(settings.precision, _device_type(settings)),
             max_steps=settings.max_steps,
+            accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.gradient_clip,
             logger=TrackerLogger(tracker),
             callbacks=callbacks,
@@ -82,6 +101,28 @@ def fit(
             raise KeyboardInterrupt from None
     if module.average is not None:
         module.average.apply()
+    return int(trainer.global_step)
+
+
+def _sampler(
+    data: TrainingData[Any, Any], settings: Trainer, seed: int, ranks: Ranks
+) -> ResumableBatchSampler:
+    return ResumableBatchSampler(
+        len(data), settings.batch_size, seed, rank=ranks.rank, world_size=ranks.world_size
+    )
+
+
+def check_devices(settings: Trainer) -> None:
+    """Refuse more devices than there are.
+
+    Raises:
+        UsageError: says how many there are.
+    """
+    if _device_type(settings) == "cuda" and settings.devices > torch.cuda.device_count():
+        raise UsageError(
+            f"trainer.devices={settings.devices}: this machine shows "
+            f"{torch.cuda.device_count()} CUDA devices"
+        )
 
 
 def _device_type(settings: Trainer) -> str:

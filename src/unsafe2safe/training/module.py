@@ -13,6 +13,7 @@ from torch import Tensor
 from unsafe2safe.core.config.schema import Trainer
 from unsafe2safe.training.averaging import WeightAverage
 from unsafe2safe.training.draws import keyed_torch_rng
+from unsafe2safe.training.optimizers import OptimizerFactory
 from unsafe2safe.training.sampler import ResumableBatchSampler
 from unsafe2safe.training.schedule import rate_share
 from unsafe2safe.training.task import KeyedBatch, Task
@@ -27,9 +28,10 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
         sampler: ResumableBatchSampler,
         settings: Trainer,
         seed: int,
+        optimizer: OptimizerFactory,
     ) -> None:
         super().__init__()
-        self.task = task
+        self.task, self._optimizer = task, optimizer
         self.network = task.network
         self._sampler, self._settings, self._seed = sampler, settings, seed
         self.average = (
@@ -50,12 +52,12 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
         return losses.mean()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW over the trained weights, stepped once per batch."""
+        """The configured optimizer over the trained weights, with the trainer's schedule."""
         settings = self._settings
-        optimizer = torch.optim.AdamW(
-            list(self.task.trainable_parameters().values()),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+        optimizer = self._optimizer(
+            self.task.trainable_parameters().values(),
+            settings.learning_rate,
+            settings.weight_decay,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate_share, settings))
         return {
@@ -103,7 +105,8 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the average, and the sampler's place: what was trained on, not prefetched."""
-        self._sampler.samples_seen = self.global_step * self._sampler.global_batch
+        per_step = self._sampler.global_batch * self._settings.accumulate
+        self._sampler.samples_seen = self.global_step * per_step
         checkpoint["sampler"] = self._sampler.state_dict()
         if self.average is not None:
             checkpoint["average"] = self.average.state_dict()

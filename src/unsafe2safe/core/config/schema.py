@@ -218,7 +218,19 @@ class Anonymize(Common):
 
 class Trainer(Strict):
     max_steps: PositiveInt = Field(description="Optimizer steps in all.")
-    batch_size: PositiveInt = Field(description="Samples per step.")
+    batch_size: PositiveInt = Field(
+        description="Samples of a step on each device, times `accumulate`."
+    )
+    accumulate: PositiveInt = Field(
+        description="Batches whose gradients are summed to one step of the optimizer."
+    )
+    devices: PositiveInt = Field(
+        description="Processes on each node, one per device; the weights are copied to each and "
+        "the gradients averaged."
+    )
+    num_nodes: PositiveInt = Field(
+        description="Machines; with more than one, start train.py on each by torchrun or srun."
+    )
     learning_rate: PositiveFloat = Field(description="Peak learning rate.")
     warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up.")
     schedule: Literal["constant", "cosine"] = Field(
@@ -256,6 +268,7 @@ class Train(Common):
     )
     editor: Component
     objective: Component
+    optimizer: Component
     trainer: Trainer
 
 

@@ -1,0 +1,173 @@
+"""train.py on two processes: the losses and weights of one, also killed, stopped, launched."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, run_script
+from end_to_end.null_runs import kill_when
+from safetensors.torch import load_file
+from training.make_pairs import World, make_world
+
+from unsafe2safe.core.ledger import read_run
+from unsafe2safe.tracking.csv_sink import read_rows
+
+pytestmark = pytest.mark.slow
+STEPS = 7
+SETTINGS = (
+    "editor.init_seed=0",
+    f"trainer.max_steps={STEPS}",
+    "trainer.checkpoint_every=2",
+    "trainer.ema=0.9",
+    "engine.threads=1",
+)
+ALONE = ("trainer.batch_size=4",)
+TWO = ("trainer.batch_size=2", "trainer.devices=2")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"), 5)  # an epoch ends within a batch
+
+
+def losses(output: Path) -> dict[int, float]:
+    rows = read_rows(output / "metrics.csv", ["loss"])
+    return {int(step): float(loss) for step, loss in rows}
+
+
+def weights(output: Path) -> dict:
+    return load_file(output / "adapter" / "pytorch_lora_weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    ended = run_script(
+        "train", *world.overrides, *SETTINGS, *ALONE, f"output_dir={folder / 'run'}", cwd=folder
+    )
+    assert ended.status == 0, ended.said
+    return folder / "run"
+
+
+def command(world: World, output: Path, *overrides: str) -> list[str]:
+    script = str(REPOSITORY / "train.py")
+    return [script, *world.overrides, *SETTINGS, *overrides, f"output_dir={output}"]
+
+
+def the_same(output: Path, alone: Path) -> None:
+    assert losses(output).keys() == losses(alone).keys() == set(range(1, STEPS + 1))
+    for step, loss in losses(alone).items():
+        assert losses(output)[step] == pytest.approx(loss, abs=1e-6), step
+    trained = weights(output)
+    for name, value in weights(alone).items():
+        assert (trained[name] - value).abs().max() <= 1e-5, name
+
+
+def test_two_processes_killed_and_stopped_give_the_losses_and_weights_of_one(
+    world: World, alone: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    call = [sys.executable, *command(world, output, *TWO)]
+    checkpoints = output / "checkpoints"
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            call, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ
+        )
+
+    assert kill_when(start(), (checkpoints / "step-00000002.ckpt").exists)
+    stopped = start()
+    while stopped.poll() is None and not losses_beyond(output, 2):
+        pass
+    stopped.send_signal(signal.SIGTERM)
+    _, said = stopped.communicate(timeout=300)
+    assert stopped.returncode in (0, 143), said.decode()  # 0: it was at its last step already
+    # and on with one process, since only the samples of a step count
+    last = run_script(
+        "train", *world.overrides, *SETTINGS, *ALONE, f"output_dir={output}", cwd=tmp_path
+    )
+    assert last.status == 0, last.said
+    the_same(output, alone)
+    assert (read_run(output) or {})["status"] == "complete"
+
+
+def losses_beyond(output: Path, step: int) -> bool:
+    try:
+        return max(losses(output), default=0) > step
+    except (OSError, ValueError):
+        return False
+
+
+def test_torchrun_and_accumulated_batches_give_them_too(
+    world: World, alone: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    dealt = ("trainer.batch_size=1", "trainer.devices=2", "trainer.accumulate=2")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = subprocess.run(
+        [*launcher, *command(world, output, *dealt)],
+        cwd=tmp_path,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("trained 7 steps") == 1  # one of the two tells
+    the_same(output, alone)
+    again = subprocess.run(
+        [*launcher, *command(world, output, *dealt)],
+        cwd=tmp_path,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "is complete already" in again.stdout
+
+
+def test_a_sweep_of_jobs_on_two_processes_each_has_its_own_values_and_folder(
+    world: World, tmp_path: Path
+) -> None:
+    ended = run_script(
+        "train",
+        "-m",
+        *world.overrides,
+        *SETTINGS,
+        *TWO,
+        "trainer.max_steps=2",
+        "editor.rank=2,3",
+        f"paths.runs={tmp_path / 'runs'}",
+        cwd=tmp_path,
+    )
+    assert ended.status == 0, ended.said
+    folders = sorted((tmp_path / "runs" / "train").iterdir())
+    assert len(folders) == 2
+    ranks = set()
+    for folder in folders:
+        assert losses(folder).keys() == {1, 2}
+        ranks.add(min(min(value.shape) for value in weights(folder).values()))
+    assert ranks == {2, 3}
+
+
+def test_another_number_of_processes_than_was_started_is_told(world: World, tmp_path: Path) -> None:
+    environment = {
+        "TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999",
+    }  # fmt: skip
+    ended = run_script(
+        "train", *world.overrides, "trainer.devices=4", cwd=tmp_path, env=environment
+    )
+    assert ended.status == 2
+    assert "2 processes were started, but trainer.devices=4" in ended.stderr
+    nodes = run_script("train", *world.overrides, "trainer.num_nodes=2", cwd=tmp_path)
+    assert nodes.status == 2
+    assert "start train.py on each node with torchrun or srun" in nodes.stderr
