@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,8 @@ def test_the_folder_is_small_and_holds_data_only() -> None:
     for path in FOLDER.rglob("*.safetensors"):
         kind = torch.float32 if path.name == BRANCH_FILE else torch.float16
         assert {value.dtype for value in load_file(path).values()} == {kind}, path
+    for path in FOLDER.rglob("*.json"):
+        assert not re.search(r'"_name_or_path": "[^"]', path.read_text()), path
     card = (FOLDER / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "## What still fails" in card

@@ -253,6 +253,8 @@ def test_a_training_goes_on_from_the_weights_of_another(
     assert all(parameter.requires_grad for parameter in begun.trainable_parameters().values())
     result = train(tmp_path, "on", autoencoder, f"task.begin_from={finished}")
     assert result.status is ExitStatus.DONE
+    for config in (tmp_path / "on/pipeline").rglob("*.json"):
+        assert str(finished.parent) not in config.read_text(), config  # no path of this machine
     assert "task.begin_from" in json.loads((tmp_path / "on/run.json").read_text())["keys"]
     first = [
         float((folder / "metrics.csv").read_text().splitlines()[1].split(",")[1])

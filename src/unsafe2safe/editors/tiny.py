@@ -26,11 +26,12 @@ class TinyEditor(InstructPix2PixEditor):
     resolution: int = Field(
         default=64, ge=16, multiple_of=8, description="Side of the edited square, pixels."
     )
+    steps: int = Field(default=4, ge=1, description="Denoising steps of an edit.")
     text_guidance_scale: float = Field(
-        default=2.0, gt=1, description="How strongly an edit follows the text."
+        default=1.5, gt=1, description="How strongly an edit follows the text."
     )
     image_guidance_scale: float = Field(
-        default=1.3, ge=1, description="How strongly an edit keeps to the source image."
+        default=1.1, ge=1, description="How strongly an edit keeps to the source image."
     )
     weights: Path | None = Field(
         default=None,

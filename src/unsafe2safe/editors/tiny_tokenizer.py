@@ -13,7 +13,7 @@ from typing import Any
 
 from unsafe2safe.data.synthetic.captions import vocabulary
 
-MAX_TOKENS = 112  # more than an instruction for three persons needs
+MAX_TOKENS = 144  # a public caption and an instruction for three persons
 _END = "</w>"
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 

@@ -37,6 +37,7 @@ def export_pipeline(pipeline: Any, folder: Path) -> None:
     with quiet_loading():
         rounded.save_pretrained(temporary, safe_serialization=True)
         _say_fp32(temporary / "text_encoder" / "config.json")
+        forget_origin(temporary)
         _prove(_with_parts(rounded, torch.float32), temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
@@ -78,6 +79,15 @@ def quiet_loading() -> Iterator[None]:
     finally:
         for module in shown:
             module.enable_progress_bar()
+
+
+def forget_origin(folder: Path) -> None:
+    """Drop from the configs in ``folder`` where their models were loaded from: diffusers notes a
+    path of this machine there."""
+    for config in folder.rglob("config.json"):
+        content = json.loads(config.read_text("utf-8"))
+        if content.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _say_fp32(config: Path) -> None:
