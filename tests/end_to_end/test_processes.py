@@ -36,8 +36,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def losses(output: Path) -> dict[int, float]:
-    rows = read_rows(output / "metrics.csv", ["loss"])
-    return {int(step): float(loss) for step, loss in rows}
+    rows = read_rows(output / "metrics.csv", ["loss", "learning_rate"])
+    return {int(step): float(loss) for step, loss, _ in rows}
 
 
 def weights(output: Path) -> dict:
