@@ -91,6 +91,8 @@ class TrainableEditor(Editor):
     )
 
     trainable_by_us: ClassVar[bool] = True
+    # The file in configs/true_size that mode=plan reads; None: the one of the editor's name.
+    true_size: ClassVar[str | None] = None
 
     @abstractmethod
     def load_base(self) -> Any:

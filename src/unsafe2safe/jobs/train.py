@@ -13,6 +13,7 @@ from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.schema import Train, Trainer
 from unsafe2safe.core.ledger import RunFolder
 from unsafe2safe.core.records import ExitStatus, RunResult
+from unsafe2safe.jobs import plan_training
 from unsafe2safe.jobs.common import find_input, log, plain, result_of, run_spec
 from unsafe2safe.jobs.train_company import WITHIN, company
 from unsafe2safe.tracking.csv_sink import read_rows
@@ -29,6 +30,7 @@ _METRICS = ("loss", "learning_rate")
 _CHECKPOINTS = "checkpoints"
 _UNUSABLE = "unusable.json"
 _NEVER_CHANGES_RESULT = (
+    "plan",
     "trainer.accelerator",
     "trainer.log_every",
     "trainer.checkpoint_every",
@@ -42,7 +44,8 @@ _NEVER_CHANGES_RESULT = (
 
 
 def run(config: Train) -> RunResult:
-    """Train ``config.task``; the same configuration again goes on where it stopped.
+    """Train ``config.task``; the same configuration again goes on where it stopped. With
+    ``mode=plan`` say what the training would take.
 
     With ``trainer.devices`` this process starts the others. Under torchrun or srun each process
     comes here, and only the first one writes.
@@ -51,6 +54,8 @@ def run(config: Train) -> RunResult:
         UsageError: nothing to train on, choices that cannot be trained, a folder that cannot be
             used, fewer devices than asked for.
     """
+    if config.mode == "plan":
+        return plan_training.run(config)
     check_devices(config.trainer)
     external = external_ranks(config.trainer.devices, config.trainer.num_nodes)
     call = Call()

@@ -261,7 +261,47 @@ class Trainer(Strict):
     )
 
 
+class Plan(Strict):
+    """What ``mode=plan`` assumes beside the training's own keys."""
+
+    model: str | None = Field(
+        description="Model of `configs/true_size` that is planned; null: the editor's own."
+    )
+    resolution: PositiveInt | None = Field(
+        description="Side of the training square, pixels; null: the editor's or the model's."
+    )
+    sharding: Literal["ddp", "fsdp"] = Field(
+        description="Every GPU with all weights, or each with its share of them."
+    )
+    gradient_checkpointing: bool = Field(
+        description="Recompute each block in the backward pass in place of keeping it."
+    )
+    weights: Literal["fp32", "bf16", "int8", "nf4"] = Field(
+        description="How the frozen weights are held; what is trained is fp32."
+    )
+    cache: bool = Field(
+        description="Latents and embedded texts come from disk: neither autoencoder nor text "
+        "encoders are on the GPU."
+    )
+    samples: PositiveInt | None = Field(
+        description="Pairs, for the size of the cache; null: as many as the training would find."
+    )
+    gpus: tuple[str, ...] = Field(min_length=1, description="GPUs to plan for, by name.")
+    utilization: float = Field(
+        gt=0, le=1, description="Share of a GPU's peak that the training reaches."
+    )
+    context_gib: float = Field(
+        ge=0, description="Allowance for the CUDA context and its libraries' workspaces, GiB."
+    )
+    fragmentation: float = Field(
+        ge=0, description="Allowance for fragmentation, as a share of the activations."
+    )
+
+
 class Train(Common):
+    mode: Literal["run", "plan"] = Field(  # type: ignore[assignment]
+        description="`run`; `plan` says what the training would take, without any weights."
+    )
     task: Component
     pairs: Path | None = Field(
         description="Run folder of anonymize.py with pairs; null takes the newest complete one."
@@ -270,6 +310,7 @@ class Train(Common):
     objective: Component
     optimizer: Component
     trainer: Trainer
+    plan: Plan
 
 
 class Report(Strict):
