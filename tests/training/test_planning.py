@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -191,7 +192,8 @@ def network_on(device: str, family: str) -> tuple[nn.Module, list[nn.Parameter]]
 def measured(device: str, family: str, checkpointing: bool) -> Any:
     network, trained = network_on(device, family)
     size = SMALL[family][2]
-    set_checkpointing(network, checkpointing, None)
+    mode = partial(AsOnGpu, None) if device == "meta" else nullcontext
+    set_checkpointing(network, checkpointing, mode)
     arguments = network_arguments(network, size, 2, 64, torch.float32, 7, device)
     return measure_step(forward_of(network, arguments), trained, on_gpu=device == "meta")
 
@@ -292,7 +294,7 @@ def test_normalization_stays_in_fp32_under_half() -> None:
 
 
 def tiny(kind: type[TinyEditor] = TinyEditor, **values: Any) -> TinyEditor:
-    config: Any = dict(load("train").editor) | {"init_seed": 0} | values  # type: ignore[attr-defined]
+    config: Any = dict(load("train").editor) | values  # type: ignore[attr-defined]
     del config["_target_"]
     return kind(**config)
 
@@ -304,7 +306,7 @@ def plan_keys(**values: Any) -> Plan:
 
 
 SETTINGS = Settings(
-    batch_size=8,
+    batch_size=2,
     accumulate=1,
     resolution=64,
     precision="32-true",
@@ -366,13 +368,11 @@ def test_the_first_remedy_that_suffices_alone_is_advised(planner: Planner) -> No
     advice = advise(planner, SETTINGS, gpu_of(checkpointed))
     assert advice is not None
     assert advice.overrides == ("plan.gradient_checkpointing=true",)
-    halved = planner.total(replace(SETTINGS, batch_size=4))
-    assert halved < planner.total(SETTINGS)
 
 
 def test_advice_keeps_the_samples_of_a_step_and_fits(planner: Planner) -> None:
-    least = planner.total(replace(SETTINGS, batch_size=1, gradient_checkpointing=True, cache=True))
-    gpu = gpu_of(least)
+    gentle = replace(SETTINGS, batch_size=1, gradient_checkpointing=True, cache=True)
+    gpu = gpu_of(planner.total(replace(gentle, weights="nf4", precision="bf16-mixed")))
     advice = advise(planner, SETTINGS, gpu)
     assert advice is not None
     assert len(advice.overrides) > 1
@@ -408,7 +408,7 @@ def test_a_named_model_brings_its_targets_and_a_caption_branch_its_tokens() -> N
 
 def test_the_job_writes_a_plan_that_adds_up(tmp_path: Path) -> None:
     overrides = [f"paths.runs={tmp_path}", "mode=plan", "plan.samples=1000", "plan.gpus=[h100]"]
-    config = load("train", [*overrides, "editor.init_seed=0", "trainer.precision=auto"])
+    config = load("train", [*overrides, "trainer.precision=auto"])
     assert isinstance(config, Train)
     result = run(config)
     assert result.output_dir is not None
@@ -430,15 +430,12 @@ def test_the_job_writes_a_plan_that_adds_up(tmp_path: Path) -> None:
         (["plan.gpus=[h10]"], "did you mean 'h100'"),
         (["editor=redact"], "has no weights"),
         (["task=tiny_base"], "task=tiny_base is none"),
-        (["plan.resolution=30"], "multiple of 4"),
+        (["plan.model=ip2p", "plan.resolution=30"], "multiple of 8"),
         (["pairs=nowhere"], "pairs=nowhere is no run folder"),
     ],
 )
 def test_mistakes_are_one_line(overrides: list[str], told: str, tmp_path: Path) -> None:
-    common = [f"paths.runs={tmp_path}", "mode=plan"]
-    if "editor=redact" not in overrides:
-        common.append("editor.init_seed=0")
-    config = load("train", [*common, *overrides])
+    config = load("train", [f"paths.runs={tmp_path}", "mode=plan", *overrides])
     assert isinstance(config, Train)
     with pytest.raises(UsageError, match=told) as caught:
         run(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from unsafe2safe.core.errors import UsageError
 from unsafe2safe.training.planning.gpus import Gpu
 from unsafe2safe.training.planning.inputs import encoding_of, forward_of, network_arguments
 from unsafe2safe.training.planning.measure import (
+    AsOnGpu,
     StepCost,
     measure_forward,
     measure_step,
@@ -101,7 +103,8 @@ class Planner:
         if key not in self._steps:
             network, size = self._network, self.planned.model.size
             _hold_frozen(network, settings.computed_in)
-            set_checkpointing(network, settings.gradient_checkpointing, settings.autocast)
+            gpu = partial(AsOnGpu, settings.autocast)
+            set_checkpointing(network, settings.gradient_checkpointing, gpu)
             arguments = network_arguments(
                 network,
                 size,

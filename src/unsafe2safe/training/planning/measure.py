@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,8 +157,11 @@ def _rms_norm(
     return torch.ops.aten._fused_rms_norm(input, list(normalized_shape), weight, eps)[0]
 
 
-def set_checkpointing(network: nn.Module, on: bool, half: torch.dtype | None) -> None:
-    """Turn gradient checkpointing of a diffusers model on or off; recomputation is as on a GPU."""
+def set_checkpointing(
+    network: nn.Module, on: bool, mode: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    """Turn gradient checkpointing of a diffusers model on or off; ``mode`` opens what the forward
+    pass is measured in, for the recomputation too."""
     model: Any = network
     if not on:
         model.disable_gradient_checkpointing()
@@ -170,7 +173,7 @@ def set_checkpointing(network: nn.Module, on: bool, half: torch.dtype | None) ->
             *arguments,
             use_reentrant=False,
             # torch leaves such modes out of backward, where the recomputation happens
-            context_fn=lambda: (nullcontext(), AsOnGpu(half)),
+            context_fn=lambda: (nullcontext(), mode()),
         )
 
     model.enable_gradient_checkpointing(again)
