@@ -40,6 +40,7 @@ class Candidate:
     triplet: Triplet
     regions: list[Region]
     perception: Perception
+    private_caption: str = field(default="", repr=False)  # only for editors that read it
     attempts: list[Attempt] = field(default_factory=list)
     edited: Pixels | None = None  # the last edit, for the quarantine
 
@@ -104,6 +105,8 @@ class Candidate:
             edit_instruction=self.triplet.edit_instruction,
             seed=torch_seed(config.seed, self.image_id, strength, "edit"),
             strength=strength,
+            combined_caption=self.triplet.combined_caption or "",
+            private_caption=self.private_caption,
         )
 
     def add_regions(self, regions: list[Region]) -> None:

@@ -15,7 +15,7 @@ from unsafe2safe.anonymize.candidate import Candidate
 from unsafe2safe.anonymize.publish import EncodedImage, Publisher, to_png
 from unsafe2safe.anonymize.verify import Verdict, second_look, verify
 from unsafe2safe.core.config.schema import Anonymize
-from unsafe2safe.core.errors import ItemError, describe_fault
+from unsafe2safe.core.errors import ItemError, UsageError, describe_fault
 from unsafe2safe.core.files import KeyedHash, write_bytes
 from unsafe2safe.core.records import Attempt, Outcome, OutcomeState, Provenance, TripletState
 from unsafe2safe.data.encode import ALGORITHMICALLY_ENHANCED, COMPOSITE_WITH_TRAINED_MODEL
@@ -89,6 +89,9 @@ class Loop:
         if _forbids_derivatives(candidate.record.licence):
             reason = "its licence forbids derivatives"
             return self._unpublished(candidate, OutcomeState.NEEDS_REVIEW, reason)
+        if self.editor.reads_private_caption and not candidate.private_caption:
+            reason = f"editor={self.editor.name} reads the private caption, and it has none"
+            return self._unpublished(candidate, OutcomeState.NEEDS_REVIEW, reason)
         return None
 
     def _edit(self, pending: Sequence[Candidate], strength: int) -> list[Pixels | str]:
@@ -98,6 +101,8 @@ class Loop:
             return []
         try:
             return list(self.editor.edit(requests))
+        except UsageError:  # weights or device that nothing can be edited with
+            raise
         except Exception as error:
             if len(requests) > 1:  # one bad image must not take its batch with it
                 return [self._edit([candidate], strength)[0] for candidate in pending]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -29,7 +29,8 @@ class EditRequest:
 
     ``image`` is (H, W, 3) uint8 RGB; ``mask`` is (H, W) float32 in [0, 1], 1 where something
     sensitive is. ``seed`` is all the randomness the edit may use. ``strength`` counts the attempts
-    before this one: the greater, the more the editor should change.
+    before this one: the greater, the more the editor should change. ``private_caption`` is given
+    to editors that declare to read it, and is not shown when a request is printed.
     """
 
     image: Pixels
@@ -39,6 +40,15 @@ class EditRequest:
     edit_instruction: str
     seed: int
     strength: int = 0
+    combined_caption: str = ""
+    private_caption: str = field(default="", repr=False)
+
+    @property
+    def target_caption(self) -> str:
+        """What the picture is to show: the combined caption, else public caption and instruction
+        one after the other."""
+        joined = f"{self.public_caption.strip()} {self.edit_instruction.strip()}"
+        return self.combined_caption.strip() or joined.strip()
 
 
 @component
@@ -59,6 +69,11 @@ class Editor(ABC):
     # Whether the text embedding depends on the source image (part of a cache key).
     text_sees_source: ClassVar[bool] = False
     source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "none"
+
+    @property
+    def reads_private_caption(self) -> bool:
+        """Whether requests must hold the private caption; editors get it on no other ground."""
+        return False
 
     def weights_content(self) -> Mapping[str, str]:
         """``{"editor.weights": hash}`` of the files the base is loaded from, for run fingerprints:

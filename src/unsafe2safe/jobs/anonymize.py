@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unsafe2safe.anonymize.candidate import Candidate
-from unsafe2safe.anonymize.lookup import TripletLookup
+from unsafe2safe.anonymize.lookup import PrivateCaptions, TripletLookup
 from unsafe2safe.anonymize.loop import Loop
 from unsafe2safe.anonymize.pairs import attribution, pair_of
 from unsafe2safe.anonymize.publish import Publisher
@@ -46,6 +46,12 @@ def run(config: Anonymize, editor: Editor | None = None) -> RunResult:
     for callers of the Python API that bring their own."""
     editor = editor or build({**config.editor, "adapter": config.adapter}, "editor", Editor)  # type: ignore[type-abstract]
     source = open_source(config)
+    if not editor.commercial:
+        log.warning(
+            "editor=%s: the licence of its base (%s) does not allow every commercial use",
+            editor.name,
+            editor.licence,
+        )
     triplets = find_input(
         config,
         "triplets",
@@ -79,6 +85,11 @@ class _Writer:
         self.triplets_run = triplets
         self.records: dict[str, ImageRecord] = {r.image_id: r for r in source.records()}
         self.lookup = TripletLookup(triplets)
+        self.private_captions = (
+            PrivateCaptions(triplets, config.paths.private, self.lookup, editor.name)
+            if editor.reads_private_caption
+            else None
+        )
         self.perception = Perception(config.vision, config.engine.threads)
         self.keyed = KeyedHash(config.paths.private)
         self.audit = folder.path / "audit"
@@ -147,7 +158,14 @@ class _Writer:
                 outcomes[image_id] = self._failed(image_id, error.reason)
                 continue
             triplet, regions = described[image_id]
-            candidates[image_id] = Candidate(record, image, triplet, list(regions), self.perception)
+            candidates[image_id] = Candidate(
+                record,
+                image,
+                triplet,
+                list(regions),
+                self.perception,
+                self.private_captions.find(image_id) if self.private_captions else "",
+            )
         outcomes.update(self.loop.run(list(candidates.values())))
         pairs = [
             pair_of(candidate, outcomes[image_id], self.config.min_pair_outside_ssim)
