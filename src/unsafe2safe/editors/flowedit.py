@@ -124,7 +124,7 @@ class FlowEditEditor(PipelineEditor):
 
     def begin_step(self, strength: int) -> int:
         """``n_max`` of an attempt: each further one takes half of the steps that were left out."""
-        return self.steps - (self.steps - self.n_max) // 2**strength
+        return self.steps - ((self.steps - self.n_max) >> strength)
 
     def edit_latents(
         self, source: Tensor, source_text: str, target_text: str, seed: int, strength: int = 0
@@ -167,8 +167,7 @@ class FlowEditEditor(PipelineEditor):
             request.seed,
             request.strength,
         )
-        image = decode_latents(vae, edited)[0].permute(1, 2, 0).cpu().numpy() / 2 + 0.5
-        return restore(image, *request.image.shape[:2])
+        return restore(decode_latents(vae, edited), *request.image.shape[:2])
 
 
 def fit(pixels: Pixels, longest: int, multiple: int) -> Pixels:

@@ -171,5 +171,4 @@ class FreePromptEditor(PipelineEditor):
             request.public_caption,
             request.strength,
         )
-        image = decode_latents(vae, edited)[0].permute(1, 2, 0).cpu().numpy() / 2 + 0.5
-        return restore(image, *request.image.shape[:2])
+        return restore(decode_latents(vae, edited), *request.image.shape[:2])

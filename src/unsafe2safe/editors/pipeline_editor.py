@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -166,11 +168,11 @@ def encode_image(vae: Any, image: Tensor) -> Tensor:
     return latents
 
 
-def decode_latents(vae: Any, latents: Tensor) -> Tensor:
-    """What :func:`encode_image` gives back to (B, 3, H, W) float32, [-1, 1] and a little beyond."""
+def decode_latents(vae: Any, latents: Tensor) -> NDArray[np.float32]:
+    """One of what :func:`encode_image` gives, to (H, W, 3) in [0, 1] and a little beyond."""
     unscaled = latents / vae.config.scaling_factor + _shift(vae)
-    image: Tensor = vae.decode(unscaled.to(vae.dtype)).sample.float()
-    return image
+    image = vae.decode(unscaled.to(vae.dtype)).sample[0].permute(1, 2, 0)
+    return cast(NDArray[np.float32], (image.float() / 2 + 0.5).cpu().numpy())
 
 
 def _shift(vae: Any) -> float:
