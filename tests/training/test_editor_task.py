@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,3 +123,37 @@ def test_lora_dropout_is_active_and_keyed() -> None:
     torch.manual_seed(0)
     free = {float(sample_losses(task, KEYS).mean()) for _ in range(2)}
     assert len(free) == 2
+
+
+def test_a_base_with_an_edm_scheduler_trains_as_it_was_trained(tmp_path: Path) -> None:
+    from diffusers import EDMEulerScheduler
+
+    base = build_task().editor.load_base()
+    base.register_modules(
+        scheduler=EDMEulerScheduler(sigma_data=1.0, prediction_type="v_prediction")
+    )
+    base.save_pretrained(tmp_path)
+    task = build_task(weights=tmp_path, init_seed=None)
+    assert task.objective.prediction_type == "edm_v_prediction"
+    prepared = task.prepare(batch(KEYS))
+    draws = task.draw(KEYS, prepared)
+    sigmas = torch.exp(-1.2 + 1.2 * torch.special.ndtri(draw_uniform(4, KEYS, "timestep"))).float()
+    torch.testing.assert_close(draws.diffusion.timesteps, sigmas)
+    each, noise = sigmas[:, None, None, None], draws.diffusion.noise
+    no_text, no_image = draws.diffusion.dropped.text, draws.diffusion.dropped.image
+    with torch.no_grad():
+        latents = prepared.target_mean + prepared.target_deviation * draws.posterior_noise
+        noised = latents + each * noise
+        source = prepared.source * (~no_image).float()[:, None, None, None]
+        texts = [
+            "" if lost else f"text of {k.image_id}" for lost, k in zip(no_text, KEYS, strict=True)
+        ]
+        output = task.pipeline.unet(
+            torch.cat([noised / (each**2 + 1).sqrt(), source], 1),
+            sigmas.log() / 4,
+            task.pipeline._encode_prompt(texts, torch.device("cpu"), 1, False),
+        ).sample
+        denoised = task.pipeline.scheduler.precondition_outputs(noised, output, each)
+        expected = ((denoised - latents) ** 2).mean((1, 2, 3)) * (sigmas**2 + 1) / sigmas**2
+        ours = task.loss(prepared, draws)
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-3)

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.editors.base import Editor
+from unsafe2safe.editors.base import Editor, Pixels
 from unsafe2safe.editors.concealment import SourceView
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 CARD = "adapter.json"
-FULL_WEIGHTS_FOLDER = "unet"
 # Where the other weights lie when a caption branch belongs to them. Diffusers would load them from
 # the adapter folder without it and say nothing; from this folder's parent it loads nothing.
 BESIDE_BRANCH_FOLDER = "beside_caption_branch"
@@ -90,13 +93,51 @@ class TrainableEditor(Editor):
         default="instruction", description="The text the editor is given."
     )
 
+    resolution: int = Field(
+        default=512, ge=8, multiple_of=8, description="Side of the edited square, pixels."
+    )
+
     trainable_by_us: ClassVar[bool] = True
     # The file in configs/true_size that mode=plan reads; None: the one of the editor's name.
     true_size: ClassVar[str | None] = None
+    # The parts of the pipeline that hold weights, by diffusers' name; the denoiser is the first.
+    parts: ClassVar[tuple[str, ...]]
+    # Tag of model cards.
+    family: ClassVar[str]
+    # What the base's scheduler expects of its model where that is known before it is loaded.
+    predicts: ClassVar[str | None] = None
 
     @abstractmethod
     def load_base(self) -> Any:
         """A new diffusers pipeline with the base's weights, without adapter, in eval mode."""
+
+    @abstractmethod
+    def base_fingerprint(self, pipeline: Any) -> str:
+        """Hash of the weights of ``pipeline``, which must not carry an adapter yet."""
+
+    @abstractmethod
+    def load_pipeline(self) -> Any:
+        """A new pipeline with ``adapter``, if there is one.
+
+        Raises:
+            UsageError: the adapter is damaged or belongs to another editor or base.
+        """
+
+    @abstractmethod
+    def run(
+        self,
+        pipeline: Any,
+        images: Sequence[Pixels],
+        texts: Sequence[str],
+        seeds: Sequence[int],
+        strength: int = 0,
+        public_captions: Sequence[str] | None = None,
+    ) -> NDArray[np.float32]:
+        """Edit squares (R, R, 3) uint8 with ``pipeline``; gives (B, R, R, 3) in [0, 1]."""
+
+    def denoiser(self, pipeline: Any) -> Any:
+        """The network of ``pipeline`` that is trained."""
+        return getattr(pipeline, self.parts[0])
 
     def settings_on_card(self) -> dict[str, str]:
         """Settings that an adapter is bound to: it is of no use with others."""
@@ -128,10 +169,26 @@ def target_modules(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
     return sorted(found)
 
 
-def weights_fingerprint(modules: dict[str, nn.Module]) -> str:
+def names_for_peft(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
+    """``targets``, or the full names of their layers where a target names other modules as well:
+    peft then refuses it (``attn.to_out`` of FLUX.2 is a layer in some blocks, a list in others).
+
+    Raises:
+        UsageError: a target matches no linear or convolutional layer.
+    """
+    layers = target_modules(model, targets)
+    ends = tuple(f".{target}" for target in targets)
+    named = {name for name, _ in model.named_modules() if name in targets or name.endswith(ends)}
+    return sorted(targets) if named == set(layers) else layers
+
+
+def weights_fingerprint(
+    modules: dict[str, nn.Module], rounded_to: torch.dtype | None = None
+) -> str:
     """A hash of the modules' weights: names, shapes, and evenly spaced values of each tensor.
 
-    Enough to tell one base from another without reading billions of values.
+    Enough to tell one base from another without reading billions of values. Values are rounded to
+    ``rounded_to`` first, so that the same base has one hash in this and in a finer dtype.
     """
     digest = blake2b(digest_size=8)
     for part, module in sorted(modules.items()):
@@ -139,6 +196,8 @@ def weights_fingerprint(modules: dict[str, nn.Module]) -> str:
             flat = value.detach().flatten()
             sample = flat[:: max(1, flat.numel() // _SAMPLED_PER_TENSOR)]
             digest.update(f"{part}.{name}{tuple(value.shape)}".encode())
+            if rounded_to is not None and sample.is_floating_point():
+                sample = sample.to(rounded_to)
             digest.update(sample.double().cpu().numpy().tobytes())
     return digest.hexdigest()
 

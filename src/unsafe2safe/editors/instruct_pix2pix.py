@@ -31,7 +31,6 @@ from unsafe2safe.editors.caption_branch import (
 )
 from unsafe2safe.editors.concealment import concealed, hidden_in_square
 from unsafe2safe.editors.fine_tuning import (
-    FULL_WEIGHTS_FOLDER,
     AdapterCard,
     TrainableEditor,
     adapter_folder,
@@ -101,9 +100,6 @@ def _no_text_encoder_warning() -> Iterator[None]:
 class InstructPix2PixEditor(TrainableEditor):
     """Edits a square copy of the image by a text and brings it back to the image's own size."""
 
-    resolution: int = Field(
-        default=512, ge=8, multiple_of=8, description="Side of the edited square, pixels."
-    )
     steps: int = Field(default=20, ge=1, description="Denoising steps of an edit.")
     text_guidance_scale: float = Field(
         default=7.5, gt=1, description="How strongly an edit follows the text."
@@ -131,6 +127,8 @@ class InstructPix2PixEditor(TrainableEditor):
     )
 
     source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "channel"
+    parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder")
+    family: ClassVar[str] = "instruct-pix2pix"
 
     @abstractmethod
     def load_base(self) -> Any:
@@ -187,7 +185,7 @@ class InstructPix2PixEditor(TrainableEditor):
         weights = card.weights_folder(folder)
         if card.trainable == "full":
             pipeline.unet = type(pipeline.unet).from_pretrained(
-                weights / FULL_WEIGHTS_FOLDER, use_safetensors=True, local_files_only=True
+                weights / self.parts[0], use_safetensors=True, local_files_only=True
             )
         self.add_branch(pipeline)  # before LoRA, whose layers would hide those it is copied from
         if card.trainable == "lora":

@@ -51,7 +51,19 @@ def per_sample_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = N
     return squares.flatten(1).mean(1)
 
 
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "flow_prediction", "edm_v_prediction"]
+
+
+def prediction_of(scheduler: Any) -> str:
+    """What a diffusers scheduler expects of its model, as a :data:`PredictionType` where it is one.
+
+    EDM schedulers say epsilon or v_prediction of their own preconditioned model: with ``edm_``
+    before it here. Flow matching schedulers know one kind only and do not name it.
+    """
+    named = scheduler.config.get("prediction_type")
+    if named is None:
+        return "flow_prediction"
+    return f"edm_{named}" if "sigma_data" in scheduler.config else str(named)
 
 
 @component
@@ -87,7 +99,7 @@ class ObjectiveSettings(ABC):
             raise ValueError("text_dropout + image_dropout + both_dropout is more than 1")
 
     @abstractmethod
-    def for_base(self, prediction_type: PredictionType, base: str) -> Objective:
+    def for_base(self, prediction_type: str, base: str) -> Objective:
         """The objective for weights whose scheduler expects ``prediction_type``.
 
         Raises:
@@ -97,12 +109,15 @@ class ObjectiveSettings(ABC):
 
 @component
 class Objective(ObjectiveSettings):
-    """Base of the objectives over a discrete noise schedule with ``alphas_cumprod``."""
+    """Base of the objectives: what the model is shown at a time, and its loss there.
+
+    Times are (B,) and the objective's own: timesteps of a discrete schedule, or noise levels.
+    """
 
     # What the base's scheduler must expect of the model, in diffusers' word.
     prediction_type: ClassVar[PredictionType]
 
-    def for_base(self, prediction_type: PredictionType, base: str) -> Objective:
+    def for_base(self, prediction_type: str, base: str) -> Objective:
         if prediction_type != self.prediction_type:
             raise UsageError(
                 f"objective={self.name} trains {self.prediction_type}, but the scheduler of {base} "
@@ -111,12 +126,54 @@ class Objective(ObjectiveSettings):
         return self
 
     @abstractmethod
+    def times(self, uniform: Tensor, scheduler: Any, shift_mu: float | None = None) -> Tensor:
+        """(B,) times from (B,) values in [0, 1); the greater the value, the noisier.
+
+        ``shift_mu`` is how far the pipeline shifts times at the resolution that is trained; for
+        schedulers that shift by it.
+        """
+
+    @abstractmethod
+    def model_input(
+        self, latents: Tensor, noise: Tensor, times: Tensor, scheduler: Any
+    ) -> tuple[Tensor, Tensor]:
+        """What the model is given: noisy latents (B, C, H, W), and (B,) timesteps."""
+
+    @abstractmethod
+    def loss(
+        self,
+        prediction: Tensor,
+        latents: Tensor,
+        noise: Tensor,
+        times: Tensor,
+        scheduler: Any,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """(B,) weighted squared errors of ``prediction`` (B, C, H, W); ``weight`` (B, 1, H, W)
+        says how much each place counts."""
+
+
+@component
+class DiscreteObjective(Objective):
+    """Base of the objectives over a discrete noise schedule with ``alphas_cumprod``."""
+
+    @abstractmethod
     def target(self, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
         """What the model should predict, (B, C, H, W)."""
 
     @abstractmethod
     def min_snr_weight(self, snr: Tensor, gamma: float) -> Tensor:
         """(B,) weights from (B,) signal-to-noise ratios."""
+
+    def times(self, uniform: Tensor, scheduler: Any, shift_mu: float | None = None) -> Tensor:  # noqa: ARG002
+        steps = scheduler.config.num_train_timesteps
+        return timesteps_from_uniform(uniform, steps, self.timestep_shift)
+
+    def model_input(
+        self, latents: Tensor, noise: Tensor, times: Tensor, scheduler: Any
+    ) -> tuple[Tensor, Tensor]:
+        alphas = scheduler.alphas_cumprod.to(latents.device)[times]
+        return add_noise(latents, noise, alphas), times
 
     def weights(self, scheduler: Any, timesteps: Tensor) -> Tensor:
         """(B,) loss weights at ``timesteps``; ones without ``snr_gamma``."""
@@ -132,12 +189,10 @@ class Objective(ObjectiveSettings):
         prediction: Tensor,
         latents: Tensor,
         noise: Tensor,
-        timesteps: Tensor,
+        times: Tensor,
         scheduler: Any,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """(B,) weighted squared errors of ``prediction`` (B, C, H, W); ``weight`` (B, 1, H, W)
-        says how much each place counts."""
-        alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+        alphas = scheduler.alphas_cumprod.to(times.device)[times]
         target = self.target(latents, noise, alphas)
-        return self.weights(scheduler, timesteps) * per_sample_mse(prediction, target, weight)
+        return self.weights(scheduler, times) * per_sample_mse(prediction, target, weight)

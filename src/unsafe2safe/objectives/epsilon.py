@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.objectives.base import Objective, PredictionType
+from unsafe2safe.objectives.base import DiscreteObjective, PredictionType
 
 
 @component
-class Epsilon(Objective):
+class Epsilon(DiscreteObjective):
     """Squared error of the predicted noise."""
 
     prediction_type: ClassVar[PredictionType] = "epsilon"

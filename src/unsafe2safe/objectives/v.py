@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.objectives.base import Objective, PredictionType, velocity
+from unsafe2safe.objectives.base import DiscreteObjective, PredictionType, velocity
 
 
 @component
-class Velocity(Objective):
+class Velocity(DiscreteObjective):
     """Squared error of the predicted velocity."""
 
     prediction_type: ClassVar[PredictionType] = "v_prediction"

@@ -1,12 +1,12 @@
-"""Fine-tuning of the InstructPix2Pix family."""
+"""Fine-tuning: what all editor families have in common, and the InstructPix2Pix family."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.editors.caption_branch import caption_branch
-from unsafe2safe.editors.fine_tuning import target_modules
+from unsafe2safe.editors.fine_tuning import TrainableEditor, names_for_peft
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, encode_moments
-from unsafe2safe.objectives.base import ObjectiveSettings, add_noise
+from unsafe2safe.objectives.base import ObjectiveSettings, prediction_of
 from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
 from unsafe2safe.training.draws import SampleKey, draw_normal
 from unsafe2safe.training.export import export_adapter
@@ -48,42 +48,38 @@ class EditDraws:
     diffusion: DiffusionDraws
 
 
-class EditorTask(ABC, Generic[Batch]):
-    """The UNet learns to denoise the target's latents beside the source's, told the text."""
+PreparedEdit = TypeVar("PreparedEdit")
 
-    def __init__(
-        self, editor: InstructPix2PixEditor, objective: ObjectiveSettings, seed: int
-    ) -> None:
+
+class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
+    """A base's weights, frozen but for what the editor's settings train. Each family of editors
+    adds how a batch is prepared and what the loss is."""
+
+    def __init__(self, editor: TrainableEditor, objective: ObjectiveSettings, seed: int) -> None:
         """Load the base and make its weights or a new LoRA trainable.
 
         Raises:
             UsageError: the base's scheduler expects another prediction than the objective trains,
-                a LoRA target matches nothing, or a caption branch is to be trained where there
-                is none.
+                or a LoRA target matches nothing.
         """
         self.editor, self.seed = editor, seed
+        if editor.predicts is not None:  # told before anything is loaded
+            objective.for_base(editor.predicts, f"editor={editor.name}")
         self.pipeline = editor.load_base()
         self.base = editor.base_fingerprint(self.pipeline)
-        predicted = self.pipeline.scheduler.config.prediction_type
+        predicted = prediction_of(self.pipeline.scheduler)
         self.objective = objective.for_base(predicted, f"editor={editor.name}")
-        if editor.trainable == "branch" and editor.caption_branch == "none":
-            raise UsageError("editor.trainable=branch needs editor.caption_branch=gated")
-        if editor.trainable != "full":  # whose weights are saved, and safetensors wants them plain
-            self.pipeline.unet.to(memory_format=torch.channels_last)
-        editor.add_branch(self.pipeline)
+        self.denoiser: Any = editor.denoiser(self.pipeline)
+        self._add_parts()
         self.network: nn.Module = nn.ModuleDict(
-            {
-                "unet": self.pipeline.unet,
-                "vae": self.pipeline.vae,
-                "text_encoder": self.pipeline.text_encoder,
-            }
+            {name: getattr(self.pipeline, name) for name in editor.parts}
         )
         self.network.requires_grad_(False).eval()
         if editor.trainable == "lora":
             self._add_lora()
         elif editor.trainable == "full":
-            self.pipeline.unet.requires_grad_(True)
-        for parameter in caption_branch(self.pipeline.unet).values():
+            self.denoiser.requires_grad_(True)
+        for parameter in self._added_parameters():
             parameter.requires_grad_(True)
         self._trainable = {
             name: parameter
@@ -92,32 +88,81 @@ class EditorTask(ABC, Generic[Batch]):
         }
         for parameter in self._trainable.values():
             parameter.data = parameter.data.float()
-        with torch.no_grad():
-            self._no_text = editor.encode_texts(self.pipeline, [""], [""])
+
+    def _add_parts(self) -> None:
+        """What the family adds to the base before anything is frozen."""
+
+    def _added_parameters(self) -> Iterable[nn.Parameter]:
+        """Weights of :meth:`_add_parts` that are trained whatever else is."""
+        return ()
 
     def _add_lora(self) -> None:
         from peft import LoraConfig
 
         editor = self.editor
-        target_modules(self.pipeline.unet, editor.targets)
         config = LoraConfig(
             r=editor.rank,
             lora_alpha=editor.alpha,
             lora_dropout=editor.dropout,
-            target_modules=sorted(editor.targets),
+            target_modules=names_for_peft(self.denoiser, editor.targets),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.seed, "", 0, "lora_init"))
-            self.pipeline.unet.add_adapter(config)
+            self.denoiser.add_adapter(config)
         # peft leaves new layers in training mode: right for LoRA dropout, the only such layer.
 
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
-        """The LoRA weights, or all of the UNet's, and a caption branch's, by name."""
+        """The LoRA weights, or all of the denoiser's, and what was added to it, by name."""
         return self._trainable
 
     @abstractmethod
-    def prepare(self, batch: Batch) -> PreparedEdits:
-        """Latents and embedded texts of a batch, from the frozen autoencoder and text encoder."""
+    def prepare(self, batch: Batch) -> PreparedEdit:
+        """Latents and embedded texts of a batch, from the frozen autoencoder and text encoders."""
+
+    @abstractmethod
+    def draw(self, keys: Sequence[SampleKey], prepared: PreparedEdit) -> EditDraws:
+        """All randomness of a step; each sample's depends on its own key only."""
+
+    @abstractmethod
+    def loss(self, prepared: PreparedEdit, draws: EditDraws) -> Tensor:
+        """(B,) losses, differentiable in the trainable weights."""
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter and prove that it loads; see :func:`export_adapter`."""
+        export_adapter(self.editor, self.pipeline, self.base, folder)
+
+    def validate(self, folder: Path) -> Mapping[str, float]:  # noqa: ARG002
+        """Nothing: evaluate.py says what an adapter is worth."""
+        return {}
+
+
+class EditorTask(FineTuningTask[Batch, PreparedEdits]):
+    """The UNet learns to denoise the target's latents beside the source's, told the text."""
+
+    editor: InstructPix2PixEditor
+
+    def __init__(
+        self, editor: InstructPix2PixEditor, objective: ObjectiveSettings, seed: int
+    ) -> None:
+        """Load the base and make its weights, a new LoRA or a caption branch trainable.
+
+        Raises:
+            UsageError: as :class:`FineTuningTask`; or a caption branch is to be trained where
+                there is none.
+        """
+        super().__init__(editor, objective, seed)
+        with torch.no_grad():
+            self._no_text = editor.encode_texts(self.pipeline, [""], [""])
+
+    def _add_parts(self) -> None:
+        if self.editor.trainable == "branch" and self.editor.caption_branch == "none":
+            raise UsageError("editor.trainable=branch needs editor.caption_branch=gated")
+        if self.editor.trainable != "full":  # whose weights are saved, plain as safetensors wants
+            self.pipeline.unet.to(memory_format=torch.channels_last)
+        self.editor.add_branch(self.pipeline)
+
+    def _added_parameters(self) -> Iterable[nn.Parameter]:
+        return caption_branch(self.pipeline.unet).values()
 
     @torch.no_grad()
     def embedded(self, captions: Sequence[str], instructions: Sequence[str]) -> Tensor:
@@ -128,10 +173,10 @@ class EditorTask(ABC, Generic[Batch]):
     def draw(self, keys: Sequence[SampleKey], prepared: PreparedEdits) -> EditDraws:
         """All randomness of a step; each sample's depends on its own key only."""
         shape, device = prepared.source.shape[1:], prepared.source.device
-        steps = self.pipeline.scheduler.config.num_train_timesteps
+        scheduler = self.pipeline.scheduler
         return EditDraws(
             posterior_noise=draw_normal(self.seed, keys, "posterior", shape).to(device),
-            diffusion=draw_diffusion(self.seed, keys, shape, self.objective, steps, device),
+            diffusion=draw_diffusion(self.seed, keys, shape, self.objective, scheduler, device),
         )
 
     def loss(self, prepared: PreparedEdits, draws: EditDraws) -> Tensor:
@@ -140,26 +185,19 @@ class EditorTask(ABC, Generic[Batch]):
         scaling = self.pipeline.vae.config.scaling_factor
         sampled = prepared.target_mean + prepared.target_deviation * draws.posterior_noise
         latents = sampled * scaling
-        alphas = scheduler.alphas_cumprod.to(latents.device)[drawn.timesteps]
-        noisy = add_noise(latents, drawn.noise, alphas)
+        noisy, timesteps = self.objective.model_input(
+            latents, drawn.noise, drawn.timesteps, scheduler
+        )
         no_image = drawn.dropped.image[:, None, None, None]
         source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
         no_text = drawn.dropped.text[:, None, None]
         text = torch.where(no_text, self._no_text.to(prepared.text), prepared.text)
         prediction = self.pipeline.unet(
-            torch.cat([noisy, source], dim=1), drawn.timesteps, encoder_hidden_states=text
+            torch.cat([noisy, source], dim=1), timesteps, encoder_hidden_states=text
         ).sample
         return self.objective.loss(
             prediction, latents, drawn.noise, drawn.timesteps, scheduler, prepared.weight
         )
-
-    def export(self, folder: Path) -> None:
-        """Write the adapter and prove that it loads; see :func:`export_adapter`."""
-        export_adapter(self.editor, self.pipeline, self.base, folder)
-
-    def validate(self, folder: Path) -> Mapping[str, float]:  # noqa: ARG002
-        """Nothing: evaluate.py says what an adapter is worth."""
-        return {}
 
 
 class InstructPix2PixTask(EditorTask[PairBatch]):

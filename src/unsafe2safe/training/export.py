@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +21,10 @@ from unsafe2safe.editors.caption_branch import (
 )
 from unsafe2safe.editors.fine_tuning import (
     BESIDE_BRANCH_FOLDER,
-    FULL_WEIGHTS_FOLDER,
     AdapterCard,
+    TrainableEditor,
 )
-from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
+from unsafe2safe.objectives.base import prediction_of
 
 TOLERANCE = 1e-4
 _README = "README.md"
@@ -32,14 +34,14 @@ class ExportError(Unsafe2SafeError):
     """What was written does not give back what was trained."""
 
 
-def export_adapter(editor: InstructPix2PixEditor, pipeline: Any, base: str, folder: Path) -> None:
+def export_adapter(editor: TrainableEditor, pipeline: Any, base: str, folder: Path) -> None:
     """Write the trained weights of ``pipeline`` to ``folder``, whole or not at all.
 
     LoRA: ``pytorch_lora_weights.safetensors`` for ``pipeline.load_lora_weights(folder)``. All
-    weights: ``unet/`` for ``UNet2DConditionModel.from_pretrained``. Beside them ``adapter.json``
-    and a model card. A caption branch is ``caption_branch.safetensors``; the others then lie in a
-    folder of their own, since diffusers would load them without it and say nothing. ``base`` is
-    the fingerprint of the base's weights.
+    weights: ``unet/`` or ``transformer/`` for its class's ``from_pretrained``. Beside them
+    ``adapter.json`` and a model card. A caption branch is ``caption_branch.safetensors``; the
+    others then lie in a folder of their own, since diffusers would load them without it and say
+    nothing. ``base`` is the fingerprint of the base's weights.
 
     Raises:
         ExportError: a fresh pipeline with the adapter edits a fixed picture otherwise than
@@ -48,43 +50,44 @@ def export_adapter(editor: InstructPix2PixEditor, pipeline: Any, base: str, fold
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    pipeline.unet.eval()
+    name, denoiser = editor.parts[0], editor.denoiser(pipeline)
+    denoiser.eval()
     card = _card(editor, pipeline, base)
     card.write(temporary)
     weights = card.weights_folder(temporary)
-    with without_caption_branch(pipeline.unet):
+    with without_caption_branch(denoiser):
         if card.trainable == "lora":
-            _save_lora(pipeline, weights)
+            _save_lora(pipeline, name, weights)
         elif card.trainable == "full":
-            pipeline.unet.save_pretrained(weights / FULL_WEIGHTS_FOLDER, safe_serialization=True)
+            denoiser.save_pretrained(weights / name, safe_serialization=True)
     if card.caption_branch == "gated":
-        save_caption_branch(pipeline.unet, temporary / BRANCH_FILE)
-    (temporary / _README).write_text(_model_card(card), "utf-8")
+        save_caption_branch(denoiser, temporary / BRANCH_FILE)
+    (temporary / _README).write_text(_model_card(card, editor, type(denoiser).__name__), "utf-8")
     _prove(editor, pipeline, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
 
 
-def _save_lora(pipeline: Any, folder: Path) -> None:
+def _save_lora(pipeline: Any, name: str, folder: Path) -> None:
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    unet = pipeline.unet
-    settings = unet.peft_config["default"].to_dict()
+    denoiser = getattr(pipeline, name)
+    settings = denoiser.peft_config["default"].to_dict()
     # Equal runs give equal bytes: sets have another order in each process, and so has metadata of
     # more than one key (diffusers' own writer adds a second).
-    packed = {f"unet.{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
+    packed = {f"{name}.{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
     metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(packed, indent=2, sort_keys=True)}
     # The raw form: the one converted to diffusers' names loads wrongly once conv_in is a target.
     pipeline.save_lora_weights(
         save_directory=folder,
-        unet_lora_layers=get_peft_model_state_dict(unet),
+        **{f"{name}_lora_layers": get_peft_model_state_dict(denoiser)},
         save_function=lambda weights, path: save_file(weights, path, metadata=metadata),
     )
 
 
-def _card(editor: InstructPix2PixEditor, pipeline: Any, base: str) -> AdapterCard:
+def _card(editor: TrainableEditor, pipeline: Any, base: str) -> AdapterCard:
     lora = editor.trainable == "lora"
     return AdapterCard(
         editor=editor.name,
@@ -93,17 +96,15 @@ def _card(editor: InstructPix2PixEditor, pipeline: Any, base: str) -> AdapterCar
         rank=editor.rank if lora else None,
         alpha=editor.alpha if lora else None,
         targets=editor.targets if lora else (),
-        captions=editor.captions,
-        caption_branch=editor.caption_branch,
-        source=editor.source,
-        prediction_type=str(pipeline.scheduler.config.prediction_type),
+        **cast(Any, editor.settings_on_card()),
+        prediction_type=prediction_of(pipeline.scheduler),
         resolution=editor.resolution,
-        dtype=str(next(p for p in pipeline.unet.parameters() if p.requires_grad).dtype),
+        dtype=str(next(p for p in editor.denoiser(pipeline).parameters() if p.requires_grad).dtype),
         licence=editor.licence,
     )
 
 
-def _model_card(card: AdapterCard) -> str:
+def _model_card(card: AdapterCard, editor: TrainableEditor, model: str) -> str:
     choices = {"captions": "instruction", "caption_branch": "none", "source": "full"}
     settings = "".join(
         f" editor.{name}={getattr(card, name)}"
@@ -115,8 +116,8 @@ def _model_card(card: AdapterCard) -> str:
         what = f"LoRA of rank {card.rank} on {', '.join(card.targets)}"
         plain = 'pipeline.load_lora_weights("adapter")'
     elif card.trainable == "full":
-        what = "All weights of the UNet"
-        plain = f'UNet2DConditionModel.from_pretrained("adapter/{FULL_WEIGHTS_FOLDER}")'
+        what = f"All weights of the {model}"
+        plain = f'{model}.from_pretrained("adapter/{editor.parts[0]}")'
     else:
         what, plain = "A public-caption branch", ""
     if card.caption_branch == "gated":
@@ -132,17 +133,21 @@ with it and are of no use without."""
 
 It was trained on sources whose sensitive regions are hidden (`source={card.source}`). Plain
 diffusers does not hide them: there it is of no use, and copies what it is shown."""
+    licence = card.licence.lower()
+    if not editor.commercial:  # such licences are not on the hub's list, which wants them named so
+        licence = f"other\nlicense_name: {licence}"
     return f"""---
-license: {card.licence.lower()}
+license: {licence}
 library_name: diffusers
-tags: [image-editing, anonymization, instruct-pix2pix]
+tags: [image-editing, anonymization, {editor.family}]
 ---
 # Adapter of unsafe2safe's editor `{card.editor}`
 
 {what}, trained with Unsafe2Safe's train.py on pairs of an original and its anonymized picture.
 Text input: {card.captions}. Caption branch: {card.caption_branch}. Source image seen:
 {card.source}. Trained at {card.resolution} px, {card.prediction_type} prediction, {card.dtype}.
-Base weights: fingerprint {card.base}, licence {card.licence}.
+Base weights: fingerprint {card.base}, licence {card.licence}\
+{"" if editor.commercial else ", which allows no commercial use"}.
 
 {load}
 
@@ -150,10 +155,11 @@ Its edits are published only after verification: an adapter promises nothing by 
 """
 
 
-def _prove(editor: InstructPix2PixEditor, pipeline: Any, folder: Path) -> None:
+def _prove(editor: TrainableEditor, pipeline: Any, folder: Path) -> None:
     picture = fixed_picture(editor.resolution)
     inputs = ([picture], ["give the person red hair"], [0], 0, ["a person outdoors"])
-    trained = editor.run(pipeline, *inputs)
+    with _as_loaded(editor.denoiser(pipeline)):
+        trained = editor.run(pipeline, *inputs)
     # dataclasses.replace keeps every setting but the adapter
     loaded = replace(cast(Any, editor), adapter=folder)
     reloaded = editor.run(loaded.load_pipeline().to(pipeline.device), *inputs)
@@ -164,6 +170,23 @@ def _prove(editor: InstructPix2PixEditor, pipeline: Any, folder: Path) -> None:
         raise ExportError(
             f"the saved adapter does not load as trained: edits differ by {difference:.2g}"
         )
+
+
+@contextmanager
+def _as_loaded(denoiser: Any) -> Iterator[None]:
+    """LoRA weights, trained in fp32, in the dtype of the base, as diffusers loads them: beside a
+    bf16 base the same updates otherwise give edits that differ by its rounding."""
+    weights = dict(denoiser.named_parameters())
+    updates = [weight for name, weight in weights.items() if ".lora_" in name]
+    dtype = next(weight.dtype for name, weight in weights.items() if ".lora_" not in name)
+    trained = [weight.data for weight in updates]
+    for weight in updates:
+        weight.data = weight.data.to(dtype)
+    try:
+        yield
+    finally:
+        for weight, kept in zip(updates, trained, strict=True):
+            weight.data = kept
 
 
 def fixed_picture(resolution: int) -> Pixels:

@@ -36,7 +36,7 @@ class SyntheticEditing(VariantRecipe):
     }
 
     def choice(self, config: Train) -> str:
-        editor = trainable_editor(config)
+        editor = _editor(config)
         return f"{editor.name}-{editor.trainable}-{self.world}"
 
     def content(self, config: Train, inputs: Mapping[str, Path]) -> Mapping[str, str]:  # noqa: ARG002
@@ -58,13 +58,23 @@ class SyntheticEditing(VariantRecipe):
     def task(self, config: Train, inputs: Mapping[str, Path]) -> EditorTask[VariantBatch]:
         objective = build(config.objective, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
         return SyntheticEditTask(
-            trainable_editor(config),
+            _editor(config),
             objective,
             config.seed,
             self,
             training=self.data(config, inputs),
             held_out=self._pairs(config, "held-out", self.held_out),
         )
+
+
+def _editor(config: Train) -> InstructPix2PixEditor:
+    editor = trainable_editor(config)
+    if not isinstance(editor, InstructPix2PixEditor):
+        raise UsageError(
+            f"task=synthetic_editing trains editors of the InstructPix2Pix family, and "
+            f"editor={editor.name} is of another; task=editor trains it on pairs"
+        )
+    return editor
 
 
 class SyntheticEditTask(EditorTask[VariantBatch]):

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.editors.tiny import TinyEditor
 from unsafe2safe.editors.tiny_model import build_pipeline
-from unsafe2safe.objectives.base import Objective, add_noise
+from unsafe2safe.objectives.base import Objective
 from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
 from unsafe2safe.training.draws import SampleKey, draw_uniform
 from unsafe2safe.training.export_pipeline import export_pipeline, quiet_loading
@@ -60,7 +60,7 @@ class TinyBaseTask:
         self._changed_weight, self._small_region_weight = changed_weight, small_region_weight
         if begin_from is None:
             init = torch_seed(seed, "", 0, "tiny_base_init")
-            self.pipeline = build_pipeline(init, objective.prediction_type)
+            self.pipeline = build_pipeline(init, "v_prediction")
         else:
             self.pipeline = TinyEditor(name="tiny", weights=begin_from).load_base()
             predicted = self.pipeline.scheduler.config.prediction_type
@@ -120,15 +120,16 @@ class TinyBaseTask:
             keys,
             prepared.target.shape[1:],
             self._objective,
-            self.pipeline.scheduler.config.num_train_timesteps,
+            self.pipeline.scheduler,
             prepared.target.device,
         )
 
     def loss(self, prepared: PreparedVariants, draws: DiffusionDraws) -> Tensor:
         """(B,) losses (Brooks et al. 2023, eq. 2) with a weight on each place."""
         scheduler, latents = self.pipeline.scheduler, prepared.target
-        alphas = scheduler.alphas_cumprod.to(latents.device)[draws.timesteps]
-        noisy = add_noise(latents, draws.noise, alphas)
+        noisy, timesteps = self._objective.model_input(
+            latents, draws.noise, draws.timesteps, scheduler
+        )
         no_image = draws.dropped.image[:, None, None, None]
         source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
         no_text = draws.dropped.text[:, None]
@@ -136,7 +137,7 @@ class TinyBaseTask:
         with _fast_attention(latents.device):
             text = self.pipeline.text_encoder(tokens)[0]
             prediction = self.pipeline.unet(
-                torch.cat([noisy, source], dim=1), draws.timesteps, encoder_hidden_states=text
+                torch.cat([noisy, source], dim=1), timesteps, encoder_hidden_states=text
             ).sample
         return self._objective.loss(
             prediction, latents, draws.noise, draws.timesteps, scheduler, prepared.weight

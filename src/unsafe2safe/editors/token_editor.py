@@ -1,0 +1,278 @@
+"""Editors on flow-matching transformers that see the source image as further tokens.
+
+A family says how it embeds texts and pictures and how it predicts; loading, adapters, batches and
+training (:mod:`unsafe2safe.training.token_task`) are the same for all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from unsafe2safe.core.config.components import component
+from unsafe2safe.core.errors import ConfigError, UsageError
+from unsafe2safe.editors.base import EditRequest, Pixels
+from unsafe2safe.editors.fine_tuning import (
+    AdapterCard,
+    TrainableEditor,
+    adapter_folder,
+    check_card,
+    read_card,
+    weights_fingerprint,
+)
+from unsafe2safe.editors.instruct_pix2pix import restore, square
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_STRENGTH_STEP = 0.5
+_BLOCK, _BLOCKS = 4096, 256  # of a weight file, read for its hash
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TextEmbedding:
+    """What a denoiser is told: ``tokens`` (B, T, D), and ``pooled`` (B, P) where it takes that."""
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+    def replaced(self, where: Tensor, by: TextEmbedding) -> TextEmbedding:
+        """The samples ``where`` (B,) booleans say so replaced by those of ``by``, (1, ...) each."""
+        tokens = torch.where(where[:, None, None], by.tokens.to(self.tokens), self.tokens)
+        if self.pooled is None or by.pooled is None:
+            return TextEmbedding(tokens)
+        pooled = torch.where(where[:, None], by.pooled.to(self.pooled), self.pooled)
+        return TextEmbedding(tokens, pooled)
+
+
+@component
+class TokenEditor(TrainableEditor):
+    """Edits a square copy of the image by a text and brings it back to the image's own size."""
+
+    weights: str = Field(description="Hub id of the base, or the folder of its pipeline.")
+    revision: str | None = Field(
+        default=None,
+        description="Branch, tag or commit on the hub; a commit makes runs repeatable. null: the "
+        "newest.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="bfloat16", description="Of the base's weights; LoRA weights stay in fp32."
+    )
+    resolution: int = Field(
+        default=1024, ge=16, multiple_of=16, description="Side of the edited square, pixels."
+    )
+    steps: int = Field(default=28, ge=1, description="Denoising steps of an edit.")
+    guidance_scale: float = Field(
+        default=2.5, ge=1, description="How strongly an edit follows the text."
+    )
+    text_tokens: int = Field(
+        default=512, ge=8, le=512, description="Texts are cut or padded to so many tokens."
+    )
+    batch_size: int = Field(default=1, ge=1, description="Images edited at once.")
+    device: str = Field(default="cpu", description="Torch device of edits: cpu, cuda, cuda:1.")
+
+    source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "token"
+    predicts: ClassVar[str | None] = "flow_prediction"
+    # The diffusers pipeline, by name: importing it here would load torch's heavy friends.
+    pipeline_class: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if self.trainable == "branch":
+            raise ConfigError(f"editor.trainable=branch: editor={self.name} has no caption branch")
+        if self.trainable == "full" and self.dtype != "float32":
+            raise ConfigError("editor.trainable=full trains in fp32 and needs editor.dtype=float32")
+
+    @abstractmethod
+    def encode_texts(self, pipeline: Any, texts: Sequence[str]) -> TextEmbedding:
+        """The texts as the pipeline itself embeds them."""
+
+    @abstractmethod
+    def encode_images(self, pipeline: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, R, R) in [-1, 1] to mean and standard deviation (B, C, h, w) of its latents, as
+        the denoiser sees them."""
+
+    @abstractmethod
+    def predict(
+        self, pipeline: Any, noisy: Tensor, source: Tensor, timesteps: Tensor, text: TextEmbedding
+    ) -> Tensor:
+        """(B, C, h, w) the velocity that the denoiser predicts for ``noisy`` beside ``source``,
+        latents of the same shape, at ``timesteps`` (B,), as in the base's own training."""
+
+    @abstractmethod
+    def shift_mu(self, pipeline: Any, height: int, width: int) -> float:
+        """How far the pipeline shifts its noise levels for latents of that size."""
+
+    def weights_content(self) -> Mapping[str, str]:
+        """As :meth:`Editor.weights_content`; a hub id and its revision say all of it themselves.
+
+        Raises:
+            UsageError: ``weights`` is a folder without such a pipeline, or no folder and no hub id.
+        """
+        folder = self._local_folder()
+        return {} if folder is None else {"editor.weights": _digest(folder)}
+
+    def _local_folder(self) -> Path | None:
+        folder = Path(self.weights)
+        if not folder.is_dir():
+            if _HUB_ID.fullmatch(self.weights):
+                return None
+            raise UsageError(f"editor.weights={self.weights}: no such folder, and no hub id")
+        try:
+            found = json.loads((folder / "model_index.json").read_text("utf-8"))["_class_name"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(
+                f"editor.weights={folder} holds no diffusers pipeline (model_index.json)"
+            ) from None
+        if found != self.pipeline_class:
+            raise UsageError(
+                f"editor.weights={folder} holds a {found}; editor={self.name} needs a "
+                f"{self.pipeline_class}"
+            )
+        return folder
+
+    def load_base(self) -> Any:
+        """A new pipeline of ``weights`` without adapter, in eval mode.
+
+        Raises:
+            UsageError: it is not there, or is another pipeline.
+        """
+        import diffusers
+
+        folder = self._local_folder()
+        if not self.commercial:
+            tell_licence(self.name, self.licence)
+        try:
+            pipeline = getattr(diffusers, self.pipeline_class).from_pretrained(
+                folder or self.weights,
+                revision=self.revision,
+                dtype=getattr(torch, self.dtype),
+                local_files_only=folder is not None,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError) as error:
+            raise UsageError(f"editor.weights={self.weights}: {_first_line(error)}") from None
+        for name in self.parts:
+            getattr(pipeline, name).requires_grad_(False).eval()
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def base_fingerprint(self, pipeline: Any) -> str:
+        """Hash of the weights of ``pipeline``, the same whatever the ``dtype``."""
+        modules = {name: getattr(pipeline, name) for name in self.parts}
+        return weights_fingerprint(modules, rounded_to=torch.bfloat16)
+
+    def load_pipeline(self) -> Any:
+        pipeline = self.load_base()
+        if self.adapter is not None:
+            folder = adapter_folder(self.adapter)
+            card = read_card(folder)
+            check_card(card, folder, self, self.base_fingerprint(pipeline))
+            try:
+                self._load_adapter(pipeline, card, folder)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise UsageError(f"{folder}: {_first_line(error)}") from None
+        self.denoiser(pipeline).requires_grad_(False).eval()
+        return pipeline
+
+    def _load_adapter(self, pipeline: Any, card: AdapterCard, folder: Path) -> None:
+        if card.trainable == "lora":
+            with quiet("diffusers.loaders.lora_base"):  # it misses updates of the text encoder
+                pipeline.load_lora_weights(str(folder), use_safetensors=True)
+            return
+        name = self.parts[0]
+        trained = type(self.denoiser(pipeline)).from_pretrained(
+            folder / name,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=getattr(torch, self.dtype),
+        )
+        pipeline.register_modules(**{name: trained})
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The pipeline that edits, loaded on first use."""
+        return self.load_pipeline().to(self.device)
+
+    def guidance(self, strength: int) -> float:
+        """Every further attempt follows its text half as strongly again."""
+        return self.guidance_scale * (1.0 + _STRENGTH_STEP * strength)
+
+    def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
+        """Edit each request; every further attempt follows its text half as strongly again."""
+        edited: dict[int, Pixels] = {}
+        # A batch shares its guidance, so requests of unequal strength go separately.
+        for strength in sorted({request.strength for request in requests}):
+            chosen = [i for i, request in enumerate(requests) if request.strength == strength]
+            for start in range(0, len(chosen), self.batch_size):
+                batch = chosen[start : start + self.batch_size]
+                edited.update(zip(batch, self._edit(requests, batch), strict=True))
+        return [edited[index] for index in range(len(requests))]
+
+    def _edit(self, requests: Sequence[EditRequest], batch: Sequence[int]) -> list[Pixels]:
+        chosen = [requests[index] for index in batch]
+        images = self.run(
+            self.pipeline,
+            [square(request.image, self.resolution) for request in chosen],
+            [self.text_of(r.public_caption, r.edit_instruction) for r in chosen],
+            [request.seed for request in chosen],
+            chosen[0].strength,
+        )
+        return [
+            restore(image, *request.image.shape[:2])
+            for image, request in zip(images, chosen, strict=True)
+        ]
+
+
+@cache  # so that it is told once
+def tell_licence(editor: str, licence: str) -> None:
+    """Warn that what this editor gives, and what is trained on it, is not for commercial use."""
+    _log.warning(
+        "editor=%s: its base is under the licence %s, which allows no commercial use",
+        editor,
+        licence,
+    )
+
+
+@contextmanager
+def quiet(logger_name: str) -> Iterator[None]:
+    """Without a library's warnings; diffusers repeats the end of each text that is too long."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _digest(folder: Path) -> str:
+    """A hash of a pipeline's settings and of evenly spaced blocks of its weight files: enough to
+    tell one base from another without reading all of it."""
+    digest = blake2b(digest_size=8)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in (".json", ".safetensors", ".txt", ".model"):
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(_BLOCK, size // _BLOCKS)):
+                file.seek(start)
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""Fine-tuning of the editors that see the source as further tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unsafe2safe.editors.token_editor import TextEmbedding, TokenEditor
+from unsafe2safe.objectives.base import ObjectiveSettings
+from unsafe2safe.training.diffusion import draw_diffusion
+from unsafe2safe.training.draws import SampleKey, draw_normal
+from unsafe2safe.training.editor_task import EditDraws, FineTuningTask
+from unsafe2safe.training.task import PairBatch
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedTokenEdits:
+    """What of a batch does not change while training; latents are (B, C, h, w), as the denoiser
+    sees them.
+
+    ``target_mean`` and ``target_deviation`` are moments, so that each visit can sample anew;
+    ``source`` is a mode.
+    """
+
+    target_mean: Tensor
+    target_deviation: Tensor
+    source: Tensor
+    text: TextEmbedding
+
+
+class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
+    """The transformer learns the target's velocity, told the text, beside the source's tokens."""
+
+    editor: TokenEditor
+
+    def __init__(self, editor: TokenEditor, objective: ObjectiveSettings, seed: int) -> None:
+        """Load the base and make its weights or a new LoRA trainable; see FineTuningTask."""
+        super().__init__(editor, objective, seed)
+        with torch.no_grad():
+            self._no_text = editor.encode_texts(self.pipeline, [""])
+
+    @torch.no_grad()
+    def prepare(self, batch: PairBatch) -> PreparedTokenEdits:
+        """Encode target, source and texts."""
+        editor, pipeline = self.editor, self.pipeline
+        mean, deviation = editor.encode_images(pipeline, batch.target)
+        source, _ = editor.encode_images(pipeline, batch.source)
+        asked = zip(batch.public_captions, batch.edit_instructions, strict=True)
+        text = editor.encode_texts(pipeline, [editor.text_of(*both) for both in asked])
+        return PreparedTokenEdits(mean, deviation, source, text)
+
+    def draw(self, keys: Sequence[SampleKey], prepared: PreparedTokenEdits) -> EditDraws:
+        shape, device = prepared.source.shape[1:], prepared.source.device
+        scheduler, mu = self.pipeline.scheduler, self.editor.shift_mu(self.pipeline, *shape[1:])
+        return EditDraws(
+            posterior_noise=draw_normal(self.seed, keys, "posterior", shape).to(device),
+            diffusion=draw_diffusion(self.seed, keys, shape, self.objective, scheduler, device, mu),
+        )
+
+    def loss(self, prepared: PreparedTokenEdits, draws: EditDraws) -> Tensor:
+        """(B,) losses over the target's tokens alone; a dropped source is shown as zeros."""
+        scheduler, drawn = self.pipeline.scheduler, draws.diffusion
+        latents = prepared.target_mean + prepared.target_deviation * draws.posterior_noise
+        noisy, timesteps = self.objective.model_input(
+            latents, drawn.noise, drawn.timesteps, scheduler
+        )
+        no_image = drawn.dropped.image[:, None, None, None]
+        source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
+        text = prepared.text.replaced(drawn.dropped.text, self._no_text)
+        prediction = self.editor.predict(self.pipeline, noisy, source, timesteps, text)
+        return self.objective.loss(prediction, latents, drawn.noise, drawn.timesteps, scheduler)
