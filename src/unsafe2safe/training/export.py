@@ -158,11 +158,12 @@ Its edits are published only after verification: an adapter promises nothing by 
 def _prove(editor: TrainableEditor, pipeline: Any, folder: Path) -> None:
     picture = fixed_picture(editor.resolution)
     inputs = ([picture], ["give the person red hair"], [0], 0, ["a person outdoors"])
-    with _as_loaded(editor.denoiser(pipeline)):
-        trained = editor.run(pipeline, *inputs)
     # dataclasses.replace keeps every setting but the adapter
     loaded = replace(cast(Any, editor), adapter=folder)
-    reloaded = editor.run(loaded.load_pipeline().to(pipeline.device), *inputs)
+    fresh = loaded.load_pipeline().to(pipeline.device)
+    with _updates_as_in(editor.denoiser(fresh), editor.denoiser(pipeline)):
+        trained = editor.run(pipeline, *inputs)
+    reloaded = editor.run(fresh, *inputs)
     if not np.isfinite(trained).all():
         raise ExportError("the trained editor gives values that are not finite; nothing is saved")
     difference = float(np.abs(trained - reloaded).max())
@@ -173,20 +174,23 @@ def _prove(editor: TrainableEditor, pipeline: Any, folder: Path) -> None:
 
 
 @contextmanager
-def _as_loaded(denoiser: Any) -> Iterator[None]:
-    """LoRA weights, trained in fp32, in the dtype of the base, as diffusers loads them: beside a
-    bf16 base the same updates otherwise give edits that differ by its rounding."""
-    weights = dict(denoiser.named_parameters())
-    updates = [weight for name, weight in weights.items() if ".lora_" in name]
-    dtype = next(weight.dtype for name, weight in weights.items() if ".lora_" not in name)
-    trained = [weight.data for weight in updates]
-    for weight in updates:
-        weight.data = weight.data.to(dtype)
+def _updates_as_in(fresh: Any, trained: Any) -> Iterator[None]:
+    """LoRA weights of ``trained``, which are in fp32, in the dtype of those of ``fresh``: beside a
+    bf16 base diffusers loads them in bf16, and edits otherwise differ by its rounding."""
+    updates = _updates(trained)
+    kept = [weight.data for weight in updates]
+    loaded = _updates(fresh)
+    for weight in updates if loaded else ():
+        weight.data = weight.data.to(loaded[0].dtype)
     try:
         yield
     finally:
-        for weight, kept in zip(updates, trained, strict=True):
-            weight.data = kept
+        for weight, before in zip(updates, kept, strict=True):
+            weight.data = before
+
+
+def _updates(denoiser: Any) -> list[Any]:
+    return [weight for name, weight in denoiser.named_parameters() if ".lora_" in name]
 
 
 def fixed_picture(resolution: int) -> Pixels:
