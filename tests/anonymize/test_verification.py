@@ -130,6 +130,8 @@ def test_outside_the_masks_a_redacted_png_is_the_original_bit_for_bit(tmp_path):
     result, outcomes = anonymized(tmp_path, None, "write_pairs=true")
     pairs = {row.image_id: row for row in read_parts(result.output_dir / "pairs", Pair)}
     for name, row in outcomes.items():
+        texts = pairs[name].public_caption, pairs[name].edit_instruction
+        assert pairs[name].combined_caption == " ".join(texts)  # as the triplet has it
         source = np.asarray(Image.open(images / name).convert("RGB"))
         published = np.asarray(Image.open(result.output_dir / "published" / row.published_as))
         changed = np.flatnonzero((source != published).any(axis=2))

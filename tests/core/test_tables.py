@@ -1,5 +1,8 @@
 """Records survive the way to disk and back; equal rows give equal bytes."""
 
+from dataclasses import replace
+
+import pyarrow.parquet as pq
 import pytest
 
 from unsafe2safe.core.errors import UsageError
@@ -36,7 +39,7 @@ ROWS = {
         "a.png", OutcomeState.ANONYMIZED, "face", "a.png", "redact", "",
         (Attempt("redact", 0, 2**62, (CHECK,)),), "aa", "bb", Provenance("redact"),
     ),
-    Pair: Pair("a.png", "a.png", "published/a.png", "A.", "B.", (REGION,), (CHECK,)),
+    Pair: Pair("a.png", "a.png", "published/a.png", "A.", "B.", (REGION,), (CHECK,), "A, B."),
 }  # fmt: skip
 
 
@@ -54,6 +57,16 @@ def test_equal_rows_give_equal_bytes_and_no_rows_are_a_table_too(tmp_path, kind)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     write_records(tmp_path / "c", kind, [])
     assert read_records(tmp_path / "c", kind) == []
+
+
+def test_pairs_from_before_there_were_combined_captions_are_read(tmp_path):
+    path = tmp_path / "part-000000.parquet"
+    write_records(path, Pair, [ROWS[Pair]])
+    pq.write_table(pq.read_table(path).drop_columns("combined_caption"), path)
+    assert read_records(path, Pair) == [replace(ROWS[Pair], combined_caption=None)]
+    pq.write_table(pq.read_table(path).drop_columns("regions"), path)
+    with pytest.raises(UsageError, match="it has no column regions"):
+        read_records(path, Pair)
 
 
 def test_a_damaged_part_is_named(tmp_path):

@@ -315,7 +315,8 @@ def test_targets_become_pairs_unless_they_cannot_be_trained_on(world):
     Image.new("RGB", (8, 8)).save(world / "edits" / "small.png")
     (world / "out.png").write_bytes((world / "edits" / "p.png").read_bytes())
     made = {"image_id": "president_a.jpg", "instruction": "Change the hair.",
-            "public_caption": "A person.", "target": "p.png"}  # fmt: skip
+            "public_caption": "A person.", "target": "p.png",
+            "combined_caption": "A person whose hair is changed."}  # fmt: skip
     others = [
         ("coffee_note.jpg", "same.jpg"),
         ("cat.jpg", "small.png"),
@@ -327,6 +328,7 @@ def test_targets_become_pairs_unless_they_cannot_be_trained_on(world):
     assert {t.state for t in triplets.values()} == {"complete"}
     (pair,) = read_parts(result.output_dir / "pairs", Pair)
     assert (pair.image_id, pair.edit_instruction) == ("in/president_a.jpg", "Change the hair.")
+    assert pair.combined_caption == "A person whose hair is changed."
     assert np.array_equal(np.asarray(Image.open(result.output_dir / pair.target)), pixels)
     assert "1 training pairs" in result.message
     assert len(list((result.output_dir / "targets").rglob("*.png"))) == 1

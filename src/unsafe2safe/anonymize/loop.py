@@ -106,6 +106,8 @@ class Loop:
         except Exception as error:
             if len(requests) > 1:  # one bad image must not take its batch with it
                 return [self._edit([candidate], strength)[0] for candidate in pending]
+            if isinstance(error, ItemError):
+                return [error.reason]
             log.warning("%s: editor raised %s", pending[0].image_id, type(error).__name__)
             return [f"editor raised {describe_fault(error)}"]
 

@@ -26,6 +26,7 @@ def pair_of(candidate: Candidate, outcome: Outcome, min_outside_ssim: float) -> 
         edit_instruction=candidate.triplet.edit_instruction,
         regions=tuple(candidate.regions),
         scores=(Check("outside_ssim", outside.value, min_outside_ssim, passed=True),),
+        combined_caption=candidate.triplet.combined_caption,
     )
 
 

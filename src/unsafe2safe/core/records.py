@@ -195,6 +195,7 @@ class Pair:
     edit_instruction: str
     regions: tuple[Region, ...]
     scores: tuple[Check, ...] = ()
+    combined_caption: str | None = None
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,13 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("edit_instruction", pa.string()),
             ("regions", pa.list_(pa.struct(_REGION_FIELDS))),
             ("scores", pa.list_(_CHECK)),
+            ("combined_caption", pa.string()),
         ]
     ),
 }
+
+# Columns that parts written by an earlier version lack; the record's default stands for them.
+_LATER: Mapping[type, frozenset[str]] = {Pair: frozenset({"combined_caption"})}
 
 Record = TypeVar("Record", Triplet, Region, PrivateRecord, Outcome, Pair)
 
@@ -151,6 +155,7 @@ def read_table(path: Path, record_type: type[Record]) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, record_type, error) from None
     missing = set(SCHEMAS[record_type].names) - set(table.column_names)
+    missing -= _LATER.get(record_type, frozenset())
     if missing:
         raise _unreadable(path, record_type, f"it has no column {min(missing)}")
     return table

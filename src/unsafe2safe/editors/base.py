@@ -29,8 +29,9 @@ class EditRequest:
 
     ``image`` is (H, W, 3) uint8 RGB; ``mask`` is (H, W) float32 in [0, 1], 1 where something
     sensitive is. ``seed`` is all the randomness the edit may use. ``strength`` counts the attempts
-    before this one: the greater, the more the editor should change. ``private_caption`` is given
-    to editors that declare to read it, and is not shown when a request is printed.
+    before this one: the greater, the more the editor should change. ``combined_caption`` is public
+    caption and instruction in one text; empty where the triplet has none. ``private_caption`` is
+    given to editors that declare to read it, and is not shown when a request is printed.
     """
 
     image: Pixels

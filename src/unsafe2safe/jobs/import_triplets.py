@@ -247,6 +247,7 @@ class _Importer:
             public_caption=row.public_caption,
             edit_instruction=row.edit_instruction,
             regions=described.regions,
+            combined_caption=row.combined_caption or None,
         )
 
     def _target_content(self, image_id: str, row: TableRow) -> bytes:
