@@ -7,6 +7,7 @@ against the editor before any weight is loaded.
 from __future__ import annotations
 
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.errors import ItemError, UsageError
 from unsafe2safe.editors.base import Editor, Pixels
 from unsafe2safe.editors.concealment import SourceView
 
@@ -33,15 +34,19 @@ CARD = "adapter.json"
 BESIDE_BRANCH_FOLDER = "beside_caption_branch"
 
 _SAMPLED_PER_TENSOR = 4096
+_PATTERN = "re:"
+# The editor's key of a setting that the card calls something else.
+_KEY_OF = {"base_dtype": "dtype"}
 
 
 @dataclass(frozen=True)
 class AdapterCard:
     """What an adapter belongs to; lies as ``adapter.json`` beside the weights.
 
-    ``base`` is :func:`weights_fingerprint` of the base it was trained on. Cards written before
-    there were ``caption_branch`` and ``source`` have neither: their editors had no branch and saw
-    the whole source.
+    ``base`` is :func:`weights_fingerprint` of the base it was trained on, ``base_dtype`` what its
+    weights were in, ``dtype`` what the trained ones are in. ``widened``: its ``conv_in`` got as
+    many input channels again, of zeros. Fields with a default are later than the first cards:
+    editors then were what the defaults say.
     """
 
     editor: str
@@ -55,8 +60,13 @@ class AdapterCard:
     resolution: int
     dtype: str
     licence: str
-    caption_branch: Literal["none", "gated"] = "none"
+    caption_branch: Literal["none", "gated", "safe"] = "none"
     source: SourceView = "full"
+    use_rslora: bool = False
+    use_dora: bool = False
+    lora_init: Literal["kaiming", "gaussian"] = "kaiming"
+    base_dtype: str = "float32"
+    widened: bool = False
 
     def weights_folder(self, folder: Path) -> Path:
         """Where in the adapter folder everything but a caption branch lies."""
@@ -81,16 +91,34 @@ class TrainableEditor(Editor):
     alpha: float = Field(
         default=8.0, gt=0, description="LoRA scale; the update is multiplied by alpha / rank."
     )
+    use_rslora: bool = Field(
+        default=False,
+        description="Multiply the update by alpha / sqrt(rank) instead (Kalajdzievski 2023), which "
+        "keeps high ranks learning.",
+    )
+    use_dora: bool = Field(
+        default=False,
+        description="Train each weight's magnitude apart from its direction, which the update "
+        "turns (DoRA, Liu et al. 2024). Slower.",
+    )
+    lora_init: Literal["kaiming", "gaussian"] = Field(
+        default="kaiming",
+        description="What the first LoRA factor is drawn from; the second begins at zero. "
+        "`gaussian`: with deviation 1 / rank.",
+    )
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Dropout on the input of the LoRA updates."
     )
     targets: tuple[str, ...] = Field(
         default=("to_q", "to_k", "to_v", "to_out.0"),
         min_length=1,
-        description="Modules that get a LoRA update, by the end of their name.",
+        description="Modules that get a LoRA update, by the end of their name, or by a regular "
+        "expression for all of it: `re:down_blocks.*to_[qkv]`.",
     )
-    captions: Literal["instruction", "public+instruction"] = Field(
-        default="instruction", description="The text the editor is given."
+    captions: Literal["instruction", "public+instruction", "combined"] = Field(
+        default="instruction",
+        description="The text the editor is given; `combined`: the caption of that name, where "
+        "triplets and pairs have one.",
     )
 
     resolution: int = Field(
@@ -106,6 +134,16 @@ class TrainableEditor(Editor):
     family: ClassVar[str]
     # What the base's scheduler expects of its model where that is known before it is loaded.
     predicts: ClassVar[str | None] = None
+
+    @field_validator("targets")
+    @classmethod
+    def _patterns_compile(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        for target in targets:
+            try:
+                re.compile(target.removeprefix(_PATTERN) if target.startswith(_PATTERN) else "")
+            except re.error as error:
+                raise ValueError(f"{target!r} is no regular expression ({error})") from None
+        return targets
 
     @abstractmethod
     def load_base(self) -> Any:
@@ -140,18 +178,50 @@ class TrainableEditor(Editor):
         return getattr(pipeline, self.parts[0])
 
     def settings_on_card(self) -> dict[str, str]:
-        """Settings that an adapter is bound to: it is of no use with others."""
+        """Settings that an adapter is bound to, as its card calls them: with others it is of no
+        use."""
         return {"captions": self.captions}
 
-    def text_of(self, public_caption: str, edit_instruction: str) -> str:
-        """The text input that ``captions`` asks for."""
+    def text_of(
+        self, public_caption: str, edit_instruction: str, combined_caption: str | None = None
+    ) -> str:
+        """The text input that ``captions`` asks for.
+
+        Raises:
+            ItemError: it is the combined caption, and there is none.
+        """
         if self.captions == "instruction":
             return edit_instruction
-        return f"{public_caption.strip()} {edit_instruction.strip()}".strip()
+        if self.captions == "public+instruction":
+            return f"{public_caption.strip()} {edit_instruction.strip()}".strip()
+        if not combined_caption:
+            raise ItemError("an image", "editor.captions=combined, and it has no combined caption")
+        return combined_caption
+
+    def texts_of(
+        self,
+        public_captions: Sequence[str],
+        edit_instructions: Sequence[str],
+        combined_captions: Sequence[str | None] | None = None,
+    ) -> list[str]:
+        """As :meth:`text_of`, for a batch."""
+        combined = combined_captions or [None] * len(public_captions)
+        asked = zip(public_captions, edit_instructions, combined, strict=True)
+        return [self.text_of(*texts) for texts in asked]
+
+
+def is_target(name: str, target: str) -> bool:
+    """Whether ``target`` means the module ``name``: as the end of it, or with ``re:`` as a pattern
+    for all of it."""
+    if target.startswith(_PATTERN):
+        return re.fullmatch(target.removeprefix(_PATTERN), name) is not None
+    return name == target or name.endswith(f".{target}")
 
 
 def target_modules(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
-    """Full names of the modules of ``model`` whose name is or ends with one of ``targets``.
+    """Full names of the layers of ``model`` that one of ``targets`` means (:func:`is_target`).
+
+    Layers of an attention processor are none: a caption branch is trained as a whole.
 
     Raises:
         UsageError: a target matches no linear or convolutional layer.
@@ -159,27 +229,55 @@ def target_modules(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
     from torch import nn
 
     kinds = (nn.Linear, nn.Conv2d)
-    layers = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and ".processor." not in name
+    ]
     found: set[str] = set()
     for target in targets:
-        matching = [name for name in layers if name == target or name.endswith(f".{target}")]
+        matching = [name for name in layers if is_target(name, target)]
         if not matching:
             raise UsageError(f"editor.targets: {target!r} matches no layer of the model")
         found.update(matching)
     return sorted(found)
 
 
-def names_for_peft(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
-    """``targets``, or the full names of their layers where a target names other modules as well:
-    peft then refuses it (``attn.to_out`` of FLUX.2 is a layer in some blocks, a list in others).
+def names_for_peft(model: nn.Module, targets: tuple[str, ...]) -> list[str] | str:
+    """``targets`` as peft takes them: a list for ends of names, a string for a pattern of all of
+    them.
+
+    It is a pattern of the layers' full names where a target is one (:func:`is_target`), or where a
+    target names other modules as well: peft then refuses it (``attn.to_out`` of FLUX.2 is a layer
+    in some blocks, a list in others).
 
     Raises:
         UsageError: a target matches no linear or convolutional layer.
     """
     layers = target_modules(model, targets)
-    ends = tuple(f".{target}" for target in targets)
-    named = {name for name, _ in model.named_modules() if name in targets or name.endswith(ends)}
-    return sorted(targets) if named == set(layers) else layers
+    named = {name for name, _ in model.named_modules() if any(is_target(name, t) for t in targets)}
+    if named == set(layers) and not any(target.startswith(_PATTERN) for target in targets):
+        return sorted(targets)
+    return "|".join(map(re.escape, layers))
+
+
+def lora_config(editor: TrainableEditor, model: nn.Module, targets: tuple[str, ...] = ()) -> Any:
+    """Peft's settings for a new LoRA of ``model``, on ``targets`` or else the editor's.
+
+    Raises:
+        UsageError: a target matches no layer.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=editor.rank,
+        lora_alpha=editor.alpha,
+        lora_dropout=editor.dropout,
+        target_modules=names_for_peft(model, targets or editor.targets),
+        use_rslora=editor.use_rslora,
+        use_dora=editor.use_dora,
+        init_lora_weights=True if editor.lora_init == "kaiming" else editor.lora_init,
+    )
 
 
 def weights_fingerprint(
@@ -227,8 +325,12 @@ def read_card(folder: Path) -> AdapterCard:
         raise UsageError(f"{folder / CARD}: {str(error).splitlines()[0]}") from None
 
 
-def check_card(card: AdapterCard, folder: Path, editor: TrainableEditor, base: str) -> None:
+def check_card(
+    card: AdapterCard, folder: Path, editor: TrainableEditor, base: str | None = None
+) -> None:
     """Refuse an adapter of another editor or base, or trained with other settings.
+
+    ``base`` is None before the base is loaded: it is not looked at then.
 
     Raises:
         UsageError: says what differs.
@@ -236,10 +338,10 @@ def check_card(card: AdapterCard, folder: Path, editor: TrainableEditor, base: s
     wanted = {
         "editor": (card.editor, editor.name),
         **{
-            f"editor.{setting}": (getattr(card, setting), now)
+            f"editor.{_KEY_OF.get(setting, setting)}": (getattr(card, setting), now)
             for setting, now in editor.settings_on_card().items()
         },
-        "base weights": (card.base, base),
+        "base weights": (card.base, card.base if base is None else base),
     }
     for what, (trained, now) in wanted.items():
         if trained != now:

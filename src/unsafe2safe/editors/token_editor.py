@@ -226,7 +226,10 @@ class TokenEditor(TrainableEditor):
         images = self.run(
             self.pipeline,
             [square(request.image, self.resolution) for request in chosen],
-            [self.text_of(r.public_caption, r.edit_instruction) for r in chosen],
+            [
+                self.text_of(r.public_caption, r.edit_instruction, r.combined_caption)
+                for r in chosen
+            ],
             [request.seed for request in chosen],
             chosen[0].strength,
         )

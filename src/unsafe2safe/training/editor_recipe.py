@@ -18,7 +18,7 @@ from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 from unsafe2safe.editors.token_editor import TokenEditor
 from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.editor_task import FineTuningTask, InstructPix2PixTask
-from unsafe2safe.training.pairs import PairDataset, read_pairs
+from unsafe2safe.training.pairs import PairDataset, check_captions, read_pairs
 from unsafe2safe.training.recipe import InputFinder, Recipe
 from unsafe2safe.training.task import PairBatch
 from unsafe2safe.training.token_task import TokenEditTask
@@ -59,6 +59,7 @@ class EditorRecipe(Recipe):
     def data(self, config: Train, inputs: Mapping[str, Path]) -> PairDataset:
         folder = inputs["pairs"]
         pairs = read_pairs(folder)
+        check_captions(pairs, trainable_editor(config))
         source = build(config.dataset, "dataset", ImageSource)  # type: ignore[type-abstract]
         source.records()  # a missing or empty data set is told before anything is written
         resolution = trainable_editor(config).resolution

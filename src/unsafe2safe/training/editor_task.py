@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.editors.caption_branch import caption_branch
-from unsafe2safe.editors.fine_tuning import TrainableEditor, names_for_peft
+from unsafe2safe.editors.fine_tuning import TrainableEditor, lora_config
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, encode_moments
 from unsafe2safe.objectives.base import ObjectiveSettings, prediction_of
 from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
@@ -70,6 +70,7 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
         predicted = prediction_of(self.pipeline.scheduler)
         self.objective = objective.for_base(predicted, f"editor={editor.name}")
         self.denoiser: Any = editor.denoiser(self.pipeline)
+        self._base_dtype: torch.dtype = self.denoiser.dtype
         self._add_parts()
         self.network: nn.Module = nn.ModuleDict(
             {name: getattr(self.pipeline, name) for name in editor.parts}
@@ -97,15 +98,7 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
         return ()
 
     def _add_lora(self) -> None:
-        from peft import LoraConfig
-
-        editor = self.editor
-        config = LoraConfig(
-            r=editor.rank,
-            lora_alpha=editor.alpha,
-            lora_dropout=editor.dropout,
-            target_modules=names_for_peft(self.denoiser, editor.targets),
-        )
+        config = lora_config(self.editor, self.denoiser)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.seed, "", 0, "lora_init"))
             self.denoiser.add_adapter(config)
@@ -150,13 +143,13 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
             UsageError: as :class:`FineTuningTask`; or a caption branch is to be trained where
                 there is none.
         """
+        if editor.trainable == "branch" and editor.caption_branch == "none":
+            raise UsageError("editor.trainable=branch needs editor.caption_branch=gated or safe")
         super().__init__(editor, objective, seed)
         with torch.no_grad():
             self._no_text = editor.encode_texts(self.pipeline, [""], [""])
 
     def _add_parts(self) -> None:
-        if self.editor.trainable == "branch" and self.editor.caption_branch == "none":
-            raise UsageError("editor.trainable=branch needs editor.caption_branch=gated")
         if self.editor.trainable != "full":  # whose weights are saved, plain as safetensors wants
             self.pipeline.unet.to(memory_format=torch.channels_last)
         self.editor.add_branch(self.pipeline)
@@ -165,9 +158,14 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
         return caption_branch(self.pipeline.unet).values()
 
     @torch.no_grad()
-    def embedded(self, captions: Sequence[str], instructions: Sequence[str]) -> Tensor:
+    def embedded(
+        self,
+        captions: Sequence[str],
+        instructions: Sequence[str],
+        combined: Sequence[str | None] | None = None,
+    ) -> Tensor:
         """(B, L, D) the texts that the editor is given; (B, 2L, D) with a caption branch."""
-        texts = [self.editor.text_of(*both) for both in zip(captions, instructions, strict=True)]
+        texts = self.editor.texts_of(captions, instructions, combined)
         return self.editor.encode_texts(self.pipeline, texts, captions)
 
     def draw(self, keys: Sequence[SampleKey], prepared: PreparedEdits) -> EditDraws:
@@ -193,7 +191,9 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
         no_text = drawn.dropped.text[:, None, None]
         text = torch.where(no_text, self._no_text.to(prepared.text), prepared.text)
         prediction = self.pipeline.unet(
-            torch.cat([noisy, source], dim=1), timesteps, encoder_hidden_states=text
+            torch.cat([noisy, source], dim=1).to(self._base_dtype),
+            timesteps,
+            encoder_hidden_states=text.to(self._base_dtype),
         ).sample
         return self.objective.loss(
             prediction, latents, drawn.noise, drawn.timesteps, scheduler, prepared.weight
@@ -215,5 +215,7 @@ class InstructPix2PixTask(EditorTask[PairBatch]):
         mean, deviation = encode_moments(vae, batch.target.to(device, dtype))
         seen = self.editor.seen_source(batch.source, batch.mask)
         source, _ = encode_moments(vae, seen.to(device, dtype))
-        text = self.embedded(batch.public_captions, batch.edit_instructions)
-        return PreparedEdits(mean, deviation, source, text)
+        text = self.embedded(
+            batch.public_captions, batch.edit_instructions, batch.combined_captions
+        )
+        return PreparedEdits(mean.float(), deviation.float(), source.float(), text)

@@ -21,6 +21,7 @@ from unsafe2safe.data.decode import decode_file
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.editors.base import Mask, Pixels
 from unsafe2safe.editors.concealment import hidden_in_square
+from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import square, to_model
 from unsafe2safe.training.draws import SampleKey
 from unsafe2safe.training.task import PairBatch, TrainingData
@@ -41,6 +42,7 @@ class LoadedPair:
     public_caption: str
     edit_instruction: str
     mask: Mask
+    combined_caption: str | None = None
 
 
 def read_pairs(run_folder: Path) -> list[Pair]:
@@ -60,6 +62,22 @@ def read_pairs(run_folder: Path) -> list[Pair]:
     if doubled:
         raise UsageError(f"{run_folder}/pairs holds two pairs of {min(doubled)}")
     return pairs
+
+
+def check_captions(pairs: Sequence[Pair], editor: TrainableEditor) -> None:
+    """Refuse pairs without the text that ``editor`` is to be given.
+
+    Raises:
+        UsageError: says how many have none.
+    """
+    if editor.captions != "combined":
+        return
+    lacking = sum(not pair.combined_caption for pair in pairs)
+    if lacking:
+        raise UsageError(
+            f"editor.captions=combined: {lacking} of {len(pairs)} pairs have no combined caption; "
+            "make triplets with stage1.combined_caption=true"
+        )
 
 
 class PairDataset(TrainingData[LoadedPair, PairBatch]):
@@ -94,7 +112,15 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         pair = self.pairs[index]
         source, target, mask = self._squares.get(pair.image_id) or self._load(pair)
         key = SampleKey(pair.image_id, visit)
-        return LoadedPair(key, source, target, pair.public_caption, pair.edit_instruction, mask)
+        return LoadedPair(
+            key,
+            source,
+            target,
+            pair.public_caption,
+            pair.edit_instruction,
+            mask,
+            pair.combined_caption,
+        )
 
     def _load(self, pair: Pair) -> tuple[Pixels, Pixels, Mask]:
         source = self._source.decode(self._source.record(pair.source)).pixels
@@ -126,6 +152,7 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
             public_captions=tuple(item.public_caption for item in items),
             edit_instructions=tuple(item.edit_instruction for item in items),
             mask=torch.from_numpy(np.stack([item.mask for item in items])).unsqueeze(1),
+            combined_captions=tuple(item.combined_caption for item in items),
         )
 
     def drop_unusable(self, kept_at: Path) -> Mapping[str, str]:

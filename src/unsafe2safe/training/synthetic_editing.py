@@ -37,6 +37,8 @@ class SyntheticEditing(VariantRecipe):
 
     def choice(self, config: Train) -> str:
         editor = _editor(config)
+        if editor.captions == "combined":
+            raise UsageError("editor.captions=combined: edits of scenes have no combined caption")
         return f"{editor.name}-{editor.trainable}-{self.world}"
 
     def content(self, config: Train, inputs: Mapping[str, Path]) -> Mapping[str, str]:  # noqa: ARG002

@@ -34,7 +34,7 @@ class PairBatch:
     """A batch of pairs: ``source`` and ``target`` are (B, 3, R, R) float32 in [-1, 1].
 
     ``mask`` is (B, 1, R, R) float32, 1 where something sensitive is and 0 elsewhere; None where
-    nobody knows.
+    nobody knows. ``combined_captions`` are None where a pair has none.
     """
 
     keys: tuple[SampleKey, ...]
@@ -43,6 +43,7 @@ class PairBatch:
     public_captions: tuple[str, ...]
     edit_instructions: tuple[str, ...]
     mask: Tensor | None = None
+    combined_captions: tuple[str | None, ...] | None = None
 
 
 class TrainingData(Dataset[Item], ABC, Generic[Item, Batch]):

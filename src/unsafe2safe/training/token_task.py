@@ -48,8 +48,10 @@ class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
         editor, pipeline = self.editor, self.pipeline
         mean, deviation = editor.encode_images(pipeline, batch.target)
         source, _ = editor.encode_images(pipeline, batch.source)
-        asked = zip(batch.public_captions, batch.edit_instructions, strict=True)
-        text = editor.encode_texts(pipeline, [editor.text_of(*both) for both in asked])
+        texts = editor.texts_of(
+            batch.public_captions, batch.edit_instructions, batch.combined_captions
+        )
+        text = editor.encode_texts(pipeline, texts)
         return PreparedTokenEdits(mean, deviation, source, text)
 
     def draw(self, keys: Sequence[SampleKey], prepared: PreparedTokenEdits) -> EditDraws:

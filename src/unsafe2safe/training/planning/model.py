@@ -9,7 +9,7 @@ from torch import nn
 
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.caption_branch import add_caption_branch, caption_branch
-from unsafe2safe.editors.fine_tuning import TrainableEditor, target_modules
+from unsafe2safe.editors.fine_tuning import TrainableEditor, lora_config
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 from unsafe2safe.training.planning.true_size import (
     ModelSize,
@@ -79,17 +79,7 @@ def _with_trained(
         add_caption_branch(network, tokens)
         tokens *= 2
     if editor.trainable == "lora":
-        from peft import LoraConfig
-
-        target_modules(network, targets)
-        network.add_adapter(
-            LoraConfig(
-                r=editor.rank,
-                lora_alpha=editor.alpha,
-                lora_dropout=editor.dropout,
-                target_modules=sorted(targets),
-            )
-        )
+        network.add_adapter(lora_config(editor, network, targets))
     elif editor.trainable == "full":
         network.requires_grad_(True)
     if model.size.inputs == "unet":
