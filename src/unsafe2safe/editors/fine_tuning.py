@@ -177,6 +177,19 @@ class TrainableEditor(Editor):
         """The network of ``pipeline`` that is trained."""
         return getattr(pipeline, self.parts[0])
 
+    @property
+    def base_dtype(self) -> str:
+        """What :meth:`load_base` gives the denoiser's weights in."""
+        return "float32"
+
+    @property
+    def widened(self) -> bool:
+        """Whether :meth:`load_base` gave the base's ``conv_in`` the source's input channels."""
+        return False
+
+    def lay_out(self, pipeline: Any) -> None:
+        """Lay the weights of ``pipeline`` out as its family computes fastest."""
+
     def settings_on_card(self) -> dict[str, str]:
         """Settings that an adapter is bound to, as its card calls them: with others it is of no
         use."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.base import EditRequest, Pixels
+from unsafe2safe.editors.branch_attention import BranchKind
 from unsafe2safe.editors.caption_branch import (
     BRANCH_FILE,
     add_caption_branch,
@@ -84,6 +85,41 @@ def encode_moments(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     return posterior.mean, posterior.std
 
 
+def _encode(vae: Any, images: Tensor) -> Tensor:
+    """(B, 3, R, R) in [-1, 1] to the mode of its unscaled latents, in the autoencoder's dtype."""
+    return encode_moments(vae, images.to(vae.device, vae.dtype))[0]
+
+
+def _decode(vae: Any, latents: Tensor) -> NDArray[np.float32]:
+    """Scaled latents to (B, R, R, 3) in [0, 1]."""
+    pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+    shown = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+    return cast(NDArray[np.float32], shown)
+
+
+def lay_channels_last(unet: Any) -> None:
+    """Lay the weights of ``unet`` out channels last: convolutions are a quarter faster this way
+    round, on CPUs and on GPUs."""
+    unet.to(memory_format=torch.channels_last)
+    for name, parameter in unet.named_parameters():
+        if ".lora_" in name:  # peft's DoRA takes views of its convolutions' usual layout
+            parameter.data = parameter.data.contiguous()
+
+
+def _restore_precision(unet: Any, folder: Path) -> None:
+    """Diffusers rounds a LoRA to the base's dtype as it loads it: put what was trained back."""
+    from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / LORA_WEIGHT_NAME_SAFE)
+    for name, parameter in unet.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+    trained = {name.removeprefix("unet."): value for name, value in stored.items()}
+    set_peft_model_state_dict(unet, trained, adapter_name=next(iter(unet.peft_config)))
+
+
 @contextmanager
 def _no_text_encoder_warning() -> Iterator[None]:
     """Diffusers warns that the adapter holds nothing for the text encoder; ours never does."""
@@ -112,10 +148,11 @@ class InstructPix2PixEditor(TrainableEditor):
         description="What of the source image the editor sees: all; or its masked regions "
         "`blur`red, which leaves their colours, or `blank`, which leaves nothing to copy.",
     )
-    caption_branch: Literal["none", "gated"] = Field(
+    caption_branch: Literal["none"] | BranchKind = Field(
         default="none",
         description="`gated`: a cross-attention of its own for the public caption beside the "
-        "text's, with a gate per layer that begins closed.",
+        "text's, with a gate per layer that begins closed; `safe`: the same as Safe Cross "
+        "Attention, whose map is fused with the text's.",
     )
     batch_size: int = Field(default=8, ge=1, description="Images edited at once.")
     device: str = Field(default="cpu", description="Torch device of edits: cpu, cuda, cuda:1.")
@@ -134,6 +171,9 @@ class InstructPix2PixEditor(TrainableEditor):
     def load_base(self) -> Any:
         """A new StableDiffusionInstructPix2PixPipeline without adapter or branch, in eval mode."""
 
+    def lay_out(self, pipeline: Any) -> None:
+        lay_channels_last(pipeline.unet)
+
     def shipped_branch(self) -> Path | None:
         """The caption branch that comes with the base, where one does."""
         return None
@@ -147,14 +187,14 @@ class InstructPix2PixEditor(TrainableEditor):
         }
 
     def add_branch(self, pipeline: Any) -> None:
-        """With ``caption_branch=gated``: add the base's branch, or a new one, to ``pipeline``.
+        """With a ``caption_branch``: add the base's branch, or a new one, to ``pipeline``.
 
         Raises:
             UsageError: the model cannot have one, or the shipped branch is not of this model.
         """
-        if self.caption_branch == "gated":
+        if self.caption_branch != "none":
             tokens = pipeline.tokenizer.model_max_length
-            add_caption_branch(pipeline.unet, tokens, self.shipped_branch())
+            add_caption_branch(pipeline.unet, tokens, self.shipped_branch(), self.caption_branch)
 
     def base_fingerprint(self, pipeline: Any) -> str:
         """Hash of the weights of ``pipeline``, which must not carry an adapter yet."""
@@ -167,12 +207,14 @@ class InstructPix2PixEditor(TrainableEditor):
         Raises:
             UsageError: the adapter is damaged or belongs to another editor or base.
         """
-        pipeline = self.load_base()
         if self.adapter is None:
+            pipeline = self.load_base()
             self.add_branch(pipeline)
         else:
             folder = adapter_folder(self.adapter)
             card = read_card(folder)
+            check_card(card, folder, self)  # told before any weight is loaded
+            pipeline = self.load_base()
             check_card(card, folder, self, self.base_fingerprint(pipeline))
             try:
                 self._load_adapter(pipeline, card, folder)
@@ -191,15 +233,16 @@ class InstructPix2PixEditor(TrainableEditor):
         if card.trainable == "lora":
             with _no_text_encoder_warning():
                 pipeline.load_lora_weights(str(weights), use_safetensors=True)
-        if card.caption_branch == "gated":
+            if pipeline.unet.dtype != torch.float32:
+                _restore_precision(pipeline.unet, weights)
+        if card.caption_branch != "none":
             load_caption_branch(pipeline.unet, folder / BRANCH_FILE)
 
     @cached_property
     def pipeline(self) -> Any:
         """The pipeline that edits, loaded on first use."""
         pipeline = self.load_pipeline().to(self.device)
-        # Convolutions are a quarter faster this way round, on CPUs and on GPUs.
-        pipeline.unet.to(memory_format=torch.channels_last)
+        self.lay_out(pipeline)
         return pipeline
 
     def encode_texts(
@@ -250,17 +293,24 @@ class InstructPix2PixEditor(TrainableEditor):
         nothing = [""] * len(texts)
         kind = torch.device(pipeline.device).type
         mixed = resolve_precision(self.precision, kind) == "bf16-mixed"
+        # The pipeline takes one dtype for all its parts: another autoencoder's is our affair.
+        apart = pipeline.vae.dtype != pipeline.unet.dtype
+        source = to_model(images) / 2 + 0.5
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=mixed):
+            if apart:
+                source = _encode(pipeline.vae, to_model(images))
             edited = pipeline(
                 prompt_embeds=self.encode_texts(pipeline, texts, public_captions or nothing),
                 negative_prompt_embeds=self.encode_texts(pipeline, nothing, nothing),
-                image=(to_model(images) / 2 + 0.5).to(pipeline.device, pipeline.unet.dtype),
+                image=source.to(pipeline.device, pipeline.unet.dtype),
                 num_inference_steps=self.steps,
                 guidance_scale=self.text_guidance_scale * (1.0 + _STRENGTH_STEP * strength),
                 image_guidance_scale=self.image_guidance_scale,
                 generator=generators,
-                output_type="np",
+                output_type="latent" if apart else "np",
             ).images
+            if apart:
+                edited = _decode(pipeline.vae, edited)
         return cast(NDArray[np.float32], edited)
 
     def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
@@ -279,7 +329,10 @@ class InstructPix2PixEditor(TrainableEditor):
         images = self.run(
             self.pipeline,
             [self._seen_square(request) for request in chosen],
-            [self.text_of(r.public_caption, r.edit_instruction) for r in chosen],
+            [
+                self.text_of(r.public_caption, r.edit_instruction, r.combined_caption)
+                for r in chosen
+            ],
             [request.seed for request in chosen],
             chosen[0].strength,
             [request.public_caption for request in chosen],

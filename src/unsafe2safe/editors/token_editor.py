@@ -206,6 +206,10 @@ class TokenEditor(TrainableEditor):
         """The pipeline that edits, loaded on first use."""
         return self.load_pipeline().to(self.device)
 
+    @property
+    def base_dtype(self) -> str:
+        return self.dtype
+
     def guidance(self, strength: int) -> float:
         """Every further attempt follows its text half as strongly again."""
         return self.guidance_scale * (1.0 + _STRENGTH_STEP * strength)

@@ -151,7 +151,7 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
 
     def _add_parts(self) -> None:
         if self.editor.trainable != "full":  # whose weights are saved, plain as safetensors wants
-            self.pipeline.unet.to(memory_format=torch.channels_last)
+            self.editor.lay_out(self.pipeline)
         self.editor.add_branch(self.pipeline)
 
     def _added_parameters(self) -> Iterable[nn.Parameter]:

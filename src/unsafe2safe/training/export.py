@@ -60,7 +60,7 @@ def export_adapter(editor: TrainableEditor, pipeline: Any, base: str, folder: Pa
             _save_lora(pipeline, name, weights)
         elif card.trainable == "full":
             denoiser.save_pretrained(weights / name, safe_serialization=True)
-    if card.caption_branch == "gated":
+    if card.caption_branch != "none":
         save_caption_branch(denoiser, temporary / BRANCH_FILE)
     (temporary / _README).write_text(_model_card(card, editor, type(denoiser).__name__), "utf-8")
     _prove(editor, pipeline, temporary)
@@ -96,11 +96,15 @@ def _card(editor: TrainableEditor, pipeline: Any, base: str) -> AdapterCard:
         rank=editor.rank if lora else None,
         alpha=editor.alpha if lora else None,
         targets=editor.targets if lora else (),
-        **cast(Any, editor.settings_on_card()),
+        **cast(Any, {**editor.settings_on_card(), "base_dtype": editor.base_dtype}),
         prediction_type=prediction_of(pipeline.scheduler),
         resolution=editor.resolution,
         dtype=str(next(p for p in editor.denoiser(pipeline).parameters() if p.requires_grad).dtype),
         licence=editor.licence,
+        use_rslora=lora and editor.use_rslora,
+        use_dora=lora and editor.use_dora,
+        lora_init=editor.lora_init if lora else "kaiming",
+        widened=editor.widened,
     )
 
 
@@ -113,14 +117,14 @@ def _model_card(card: AdapterCard, editor: TrainableEditor, model: str) -> str:
     )
     ours = f"python anonymize.py editor={card.editor}{settings} adapter=RUN_FOLDER"
     if card.trainable == "lora":
-        what = f"LoRA of rank {card.rank} on {', '.join(card.targets)}"
+        what = f"{_kind(card)} of rank {card.rank} on {', '.join(card.targets)}"
         plain = 'pipeline.load_lora_weights("adapter")'
     elif card.trainable == "full":
         what = f"All weights of the {model}"
         plain = f'{model}.from_pretrained("adapter/{editor.parts[0]}")'
     else:
         what, plain = "A public-caption branch", ""
-    if card.caption_branch == "gated":
+    if card.caption_branch != "none":
         load = f"""    {ours}
 
 Plain diffusers cannot load it: `{BRANCH_FILE}` holds a second cross-attention for the public
@@ -128,6 +132,15 @@ caption, which diffusers does not know. Weights in `{BESIDE_BRANCH_FOLDER}` were
 with it and are of no use without."""
     else:
         load = f"    {plain}\n\nor `{ours}`."
+    if card.base_dtype != "float32" and card.trainable == "lora":
+        load += f"""
+
+Plain diffusers rounds the LoRA to {card.base_dtype} beside such a base; Unsafe2Safe does not."""
+    if card.widened:
+        load += """
+
+Its base is a plain Stable Diffusion: Unsafe2Safe widens its `conv_in` by itself. For plain
+diffusers give the UNet as many input channels again first, with weights of zero."""
     if card.source != "full":
         load += f"""
 
@@ -146,7 +159,7 @@ tags: [image-editing, anonymization, {editor.family}]
 {what}, trained with Unsafe2Safe's train.py on pairs of an original and its anonymized picture.
 Text input: {card.captions}. Caption branch: {card.caption_branch}. Source image seen:
 {card.source}. Trained at {card.resolution} px, {card.prediction_type} prediction, {card.dtype}.
-Base weights: fingerprint {card.base}, licence {card.licence}\
+Base weights: fingerprint {card.base} in {card.base_dtype}, licence {card.licence}\
 {"" if editor.commercial else ", which allows no commercial use"}.
 
 {load}
@@ -155,12 +168,19 @@ Its edits are published only after verification: an adapter promises nothing by 
 """
 
 
+def _kind(card: AdapterCard) -> str:
+    kinds = [name for name, used in (("rsLoRA", card.use_rslora), ("DoRA", card.use_dora)) if used]
+    return " with ".join(kinds) or "LoRA"
+
+
 def _prove(editor: TrainableEditor, pipeline: Any, folder: Path) -> None:
     picture = fixed_picture(editor.resolution)
     inputs = ([picture], ["give the person red hair"], [0], 0, ["a person outdoors"])
     # dataclasses.replace keeps every setting but the adapter
     loaded = replace(cast(Any, editor), adapter=folder)
     fresh = loaded.load_pipeline().to(pipeline.device)
+    if editor.trainable != "full":
+        editor.lay_out(fresh)  # as it was trained: half precision tells the two apart
     with _updates_as_in(editor.denoiser(fresh), editor.denoiser(pipeline)):
         trained = editor.run(pipeline, *inputs)
     reloaded = editor.run(fresh, *inputs)
