@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ConfigError, UsageError
+from unsafe2safe.editors.base_weights import files_digest
 from unsafe2safe.editors.caption_branch import BRANCH_FILE
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 from unsafe2safe.editors.tiny_model import build_pipeline
@@ -105,11 +105,7 @@ def packaged_weights() -> Path:
 
 def weights_digest(folder: Path) -> str:
     """A hash of all safetensors of ``folder``."""
-    digest = blake2b(digest_size=8)
-    for path in sorted(folder.rglob("*.safetensors")):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return files_digest(folder, folder.rglob("*.safetensors"))
 
 
 def _load_folder(folder: Path) -> Any:
