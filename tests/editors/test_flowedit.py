@@ -251,8 +251,8 @@ def test_unusable_weights_and_settings_are_told(folders: dict[str, Path], tmp_pa
             _ = flowedit(**{"weights": sd3, **values}).model
 
     told(r"editor\.n_min=0, editor\.n_max=7 and editor\.steps=5", ConfigError, n_max=7)
-    told(r"no such folder", weights=str(tmp_path / "none"))
-    told(r"holds no pipeline", weights=str(tmp_path))
+    told(r"is no folder", weights=str(tmp_path / "none"))
+    told(r"holds no diffusers pipeline", weights=str(tmp_path))
     told(r"is a FluxPipeline; editor=flowedit needs a StableDiffusion3Pipeline", weights=flux)
     told(r"editor\.device=gpu is not a torch device", device="gpu")
     told(r"editor\.device=cuda:99: torch sees", device="cuda:99")
@@ -276,7 +276,8 @@ def test_a_run_knows_what_its_weights_hold_not_where_they_lie(
     assert moved.weights_content() == first
     change_setting(copied / "scheduler" / "scheduler_config.json", "shift", 2.0)
     assert moved.weights_content() != first
-    assert flowedit(weights="someone/sd3").weights_content() == {}
+    known = flowedit(weights="someone/sd3").weights_content()
+    assert known == {"editor.weights": "someone/sd3@main"}
     with pytest.raises(UsageError, match="is a StableDiffusionPipeline"):
         flowedit(weights=str(save_sd1(tmp_path / "sd1"))).weights_content()
 

@@ -108,7 +108,8 @@ def test_what_the_weights_hold_counts_for_a_run_and_not_where_they_lie(
     assert kontext(weights=str(moved)).weights_content() == editor.weights_content()
     (moved / "scheduler/scheduler_config.json").write_text("{}")
     assert kontext(weights=str(moved)).weights_content() != editor.weights_content()
-    assert kontext().weights_content() == {}  # a hub id and its revision are settings
+    told = kontext().weights_content()["editor.weights"]
+    assert told == "black-forest-labs/FLUX.1-Kontext-dev@main"
 
 
 def test_a_licence_without_commercial_use_is_told_once(
@@ -129,12 +130,12 @@ def test_a_text_that_is_too_long_is_not_repeated_by_the_library(
 
 
 def test_unusable_weights_are_told_before_they_are_loaded(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no such folder, and no hub id"):
+    with pytest.raises(UsageError, match=r"is no folder, and no id of the hub"):
         kontext(weights=str(tmp_path / "nothing")).weights_content()
     with pytest.raises(UsageError, match=r"holds no diffusers pipeline"):
         kontext(weights=str(tmp_path)).weights_content()
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(UsageError, match=r"holds a FluxPipeline; .* needs a FluxKontextPipeline"):
+    with pytest.raises(UsageError, match=r"is a FluxPipeline; .* needs a FluxKontextPipeline"):
         kontext(weights=str(tmp_path)).load_base()
     with pytest.raises(ConfigError, match=r"trainable=branch: editor=kontext has no caption"):
         kontext(trainable="branch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,9 +13,13 @@ from typing import Any
 from unsafe2safe.core.errors import UsageError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_INDEX = "model_index.json"
 _READ_AT_ONCE = 1 << 22
 # What of a folder decides what it computes; model cards and examples do not.
-_COUNTED = ("*.safetensors", "*.json", "merges.txt")
+_COUNTED = (".safetensors", ".json", ".txt", ".model")
+# Larger files are not read twice: no training leaves all samples of them unchanged.
+_READ_WHOLE = 1 << 26
+_SAMPLES, _SAMPLE_BYTES = 256, 4096
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,9 @@ class BaseWeights:
     revision: str | None
 
     @classmethod
-    def of(cls, given: str, revision: str | None, pinned: Mapping[str, str]) -> BaseWeights:
+    def of(
+        cls, given: str, revision: str | None, pinned: Mapping[str, str] | None = None
+    ) -> BaseWeights:
         """``given`` as a folder if it is one, else as a hub id.
 
         Without a ``revision`` it is the one that ``pinned`` knows for the id, else ``main``.
@@ -42,23 +49,47 @@ class BaseWeights:
             raise UsageError(
                 f"editor.weights={given} is no folder, and no id of the hub (owner/name)"
             )
-        return cls(given, revision or pinned.get(given, "main"))
+        return cls(given, revision or (pinned or {}).get(given, "main"))
 
     @property
     def is_folder(self) -> bool:
         """Whether it lies on this machine, outside the hub's cache."""
         return self.revision is None
 
-    def content(self, parts: Iterable[str]) -> str:
+    def content(self, parts: Iterable[str] = (".",)) -> str:
         """What the weights are, for a run's fingerprint: id and revision, or a hash of the files
         of ``parts`` (folders of the pipeline)."""
         if not self.is_folder:
             return f"{self.location}@{self.revision}"
         folder = Path(self.location)
-        found = (
-            path for part in parts for kind in _COUNTED for path in folder.glob(f"{part}/{kind}")
-        )
-        return files_digest(folder, found)
+        digest = blake2b(digest_size=8)
+        found = {path for part in parts for path in (folder / part).rglob("*")}
+        for path in sorted(found):
+            if path.suffix in _COUNTED:
+                digest.update(path.relative_to(folder).as_posix().encode())
+                digest.update(_sampled(path))
+        return digest.hexdigest()
+
+    def check_kind(self, needed: str, editor: str) -> None:
+        """Refuse a pipeline of another class than ``needed``, by its index, a small file.
+
+        Raises:
+            UsageError: it is of another class, or has no index.
+        """
+        if self.is_folder:
+            found = _read_index(Path(self.location))
+        else:
+            from diffusers import DiffusionPipeline
+
+            try:
+                found = DiffusionPipeline.load_config(self.location, revision=self.revision)
+            except (OSError, ValueError) as error:
+                raise self._unusable(error) from None
+        if found.get("_class_name") != needed:
+            raise UsageError(
+                f"editor.weights={self.location} is a {found.get('_class_name')}; "
+                f"editor={editor} needs a {needed}"
+            )
 
     def component_config(self, kind: Any, part: str) -> dict[str, Any]:
         """``config.json`` of one part, of the diffusers class ``kind``; no weight is loaded.
@@ -91,17 +122,43 @@ class BaseWeights:
                 use_safetensors=True,
                 **settings,
             )
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, ImportError) as error:
             raise self._unusable(error) from None
 
     def _unusable(self, error: Exception) -> UsageError:
         where = self.location if self.is_folder else f"{self.location} (revision {self.revision})"
-        return UsageError(f"editor.weights={where}: {_first_line(error)}")
+        return UsageError(f"editor.weights={where}: {first_line(error)}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What ``error`` says, without its further lines."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _read_index(folder: Path) -> Mapping[str, Any]:
+    if not (folder / _INDEX).is_file():
+        raise UsageError(f"editor.weights={folder} holds no diffusers pipeline (no {_INDEX})")
+    try:
+        index = json.loads((folder / _INDEX).read_text("utf-8"))
+    except (OSError, ValueError):
+        index = None
+    if not isinstance(index, dict):
+        raise UsageError(f"{folder / _INDEX} is damaged")
+    return index
+
+
+def _sampled(path: Path) -> bytes:
+    size = path.stat().st_size
+    digest = blake2b(str(size).encode())
+    with path.open("rb") as file:
+        if size <= _READ_WHOLE:
+            digest.update(file.read())
+            return digest.digest()
+        for index in range(_SAMPLES):
+            file.seek(index * size // _SAMPLES)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.digest()
 
 
 def files_digest(folder: Path, paths: Iterable[Path]) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.editors.pipeline_editor import texts_unprinted
+from unsafe2safe.editors.library_logs import texts_unprinted
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,8 +69,8 @@ def flow_edit(
 class FlowEditEditor(PipelineEditor):
     """Moves the image by what the model sees differently in the private and the combined caption.
 
-    The picture is stretched by less than a hundredth to sides the model takes, rather than cropped:
-    a strip that was cut away could only come back unedited.
+    The picture is stretched, usually by less than a hundredth, to sides the model takes, rather
+    than cropped: a strip that was cut away could only come back unedited.
     """
 
     family: Literal["sd3", "flux"] = Field(

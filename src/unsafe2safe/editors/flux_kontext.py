@@ -18,11 +18,11 @@ from torch import Tensor
 from unsafe2safe.core.config.components import component
 from unsafe2safe.editors.base import Pixels
 from unsafe2safe.editors.instruct_pix2pix import encode_moments, to_model
-from unsafe2safe.editors.token_editor import TextEmbedding, TokenEditor, quiet
+from unsafe2safe.editors.library_logs import texts_unprinted
+from unsafe2safe.editors.token_editor import TextEmbedding, TokenEditor
 
 # The guidance that a guidance-distilled model is told in training: none beside its condition.
 _TRAINED_GUIDANCE = 1.0
-_LOGGER = "diffusers.pipelines.flux.pipeline_flux_kontext"
 
 
 @component
@@ -54,7 +54,7 @@ class FluxKontextEditor(TokenEditor):
     pipeline_class: ClassVar[str] = "FluxKontextPipeline"
 
     def encode_texts(self, pipeline: Any, texts: Sequence[str]) -> TextEmbedding:
-        with quiet(_LOGGER):
+        with texts_unprinted(pipeline):
             tokens, pooled, _ = pipeline.encode_prompt(
                 prompt=list(texts),
                 device=pipeline.text_encoder.device,
@@ -124,7 +124,7 @@ class FluxKontextEditor(TokenEditor):
     ) -> NDArray[np.float32]:
         # On the CPU whatever the device, so that a seed means the same noise everywhere.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with torch.inference_mode(), quiet(_LOGGER):
+        with torch.inference_mode(), texts_unprinted(pipeline):
             text = self.encode_texts(pipeline, texts)
             edited = pipeline(
                 prompt_embeds=text.tokens,

@@ -6,10 +6,8 @@ its latents; the target's latents are sampled and scaled (Brooks et al. 2023, se
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -39,6 +37,7 @@ from unsafe2safe.editors.fine_tuning import (
     read_card,
     weights_fingerprint,
 )
+from unsafe2safe.editors.lora_loading import load_lora
 from unsafe2safe.editors.precision import resolve_precision
 
 # Guidance at or below 1 (text) or below 1 (image) silently turns guidance off in diffusers.
@@ -104,32 +103,6 @@ def lay_channels_last(unet: Any) -> None:
     for name, parameter in unet.named_parameters():
         if ".lora_" in name:  # peft's DoRA takes views of its convolutions' usual layout
             parameter.data = parameter.data.contiguous()
-
-
-def _restore_precision(unet: Any, folder: Path) -> None:
-    """Diffusers rounds a LoRA to the base's dtype as it loads it: put what was trained back."""
-    from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    stored = load_file(folder / LORA_WEIGHT_NAME_SAFE)
-    for name, parameter in unet.named_parameters():
-        if ".lora_" in name:
-            parameter.data = parameter.data.float()
-    trained = {name.removeprefix("unet."): value for name, value in stored.items()}
-    set_peft_model_state_dict(unet, trained, adapter_name=next(iter(unet.peft_config)))
-
-
-@contextmanager
-def _no_text_encoder_warning() -> Iterator[None]:
-    """Diffusers warns that the adapter holds nothing for the text encoder; ours never does."""
-    logger = logging.getLogger("diffusers.loaders.lora_base")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @component
@@ -231,10 +204,7 @@ class InstructPix2PixEditor(TrainableEditor):
             )
         self.add_branch(pipeline)  # before LoRA, whose layers would hide those it is copied from
         if card.trainable == "lora":
-            with _no_text_encoder_warning():
-                pipeline.load_lora_weights(str(weights), use_safetensors=True)
-            if pipeline.unet.dtype != torch.float32:
-                _restore_precision(pipeline.unet, weights)
+            load_lora(pipeline, self.parts[0], weights)
         if card.caption_branch != "none":
             load_caption_branch(pipeline.unet, folder / BRANCH_FILE)
 

@@ -6,15 +6,11 @@ training (:mod:`unsafe2safe.training.token_task`) are the same for all.
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +21,7 @@ from torch import Tensor
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ConfigError, UsageError
 from unsafe2safe.editors.base import EditRequest, Pixels
+from unsafe2safe.editors.base_weights import BaseWeights, first_line
 from unsafe2safe.editors.fine_tuning import (
     AdapterCard,
     TrainableEditor,
@@ -34,10 +31,9 @@ from unsafe2safe.editors.fine_tuning import (
     weights_fingerprint,
 )
 from unsafe2safe.editors.instruct_pix2pix import restore, square
+from unsafe2safe.editors.lora_loading import load_lora
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _STRENGTH_STEP = 0.5
-_BLOCK, _BLOCKS = 4096, 256  # of a weight file, read for its hash
 
 _log = logging.getLogger(__name__)
 
@@ -116,32 +112,18 @@ class TokenEditor(TrainableEditor):
         """How far the pipeline shifts its noise levels for latents of that size."""
 
     def weights_content(self) -> Mapping[str, str]:
-        """As :meth:`Editor.weights_content`; a hub id and its revision say all of it themselves.
+        """As :meth:`Editor.weights_content`.
 
         Raises:
             UsageError: ``weights`` is a folder without such a pipeline, or no folder and no hub id.
         """
-        folder = self._local_folder()
-        return {} if folder is None else {"editor.weights": _digest(folder)}
+        if self._base.is_folder:
+            self._base.check_kind(self.pipeline_class, self.name)
+        return {"editor.weights": self._base.content()}
 
-    def _local_folder(self) -> Path | None:
-        folder = Path(self.weights)
-        if not folder.is_dir():
-            if _HUB_ID.fullmatch(self.weights):
-                return None
-            raise UsageError(f"editor.weights={self.weights}: no such folder, and no hub id")
-        try:
-            found = json.loads((folder / "model_index.json").read_text("utf-8"))["_class_name"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UsageError(
-                f"editor.weights={folder} holds no diffusers pipeline (model_index.json)"
-            ) from None
-        if found != self.pipeline_class:
-            raise UsageError(
-                f"editor.weights={folder} holds a {found}; editor={self.name} needs a "
-                f"{self.pipeline_class}"
-            )
-        return folder
+    @cached_property
+    def _base(self) -> BaseWeights:
+        return BaseWeights.of(self.weights, self.revision)
 
     def load_base(self) -> Any:
         """A new pipeline of ``weights`` without adapter, in eval mode.
@@ -151,19 +133,12 @@ class TokenEditor(TrainableEditor):
         """
         import diffusers
 
-        folder = self._local_folder()
+        self._base.check_kind(self.pipeline_class, self.name)
         if not self.commercial:
             tell_licence(self.name, self.licence)
-        try:
-            pipeline = getattr(diffusers, self.pipeline_class).from_pretrained(
-                folder or self.weights,
-                revision=self.revision,
-                dtype=getattr(torch, self.dtype),
-                local_files_only=folder is not None,
-                use_safetensors=True,
-            )
-        except (OSError, ValueError) as error:
-            raise UsageError(f"editor.weights={self.weights}: {_first_line(error)}") from None
+        pipeline = self._base.load(
+            getattr(diffusers, self.pipeline_class), dtype=getattr(torch, self.dtype)
+        )
         for name in self.parts:
             getattr(pipeline, name).requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
@@ -183,14 +158,13 @@ class TokenEditor(TrainableEditor):
             try:
                 self._load_adapter(pipeline, card, folder)
             except (OSError, ValueError, RuntimeError) as error:
-                raise UsageError(f"{folder}: {_first_line(error)}") from None
+                raise UsageError(f"{folder}: {first_line(error)}") from None
         self.denoiser(pipeline).requires_grad_(False).eval()
         return pipeline
 
     def _load_adapter(self, pipeline: Any, card: AdapterCard, folder: Path) -> None:
         if card.trainable == "lora":
-            with quiet("diffusers.loaders.lora_base"):  # it misses updates of the text encoder
-                pipeline.load_lora_weights(str(folder), use_safetensors=True)
+            load_lora(pipeline, self.parts[0], folder)
             return
         name = self.parts[0]
         trained = type(self.denoiser(pipeline)).from_pretrained(
@@ -251,35 +225,3 @@ def tell_licence(editor: str, licence: str) -> None:
         editor,
         licence,
     )
-
-
-@contextmanager
-def quiet(logger_name: str) -> Iterator[None]:
-    """Without a library's warnings; diffusers repeats the end of each text that is too long."""
-    logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _digest(folder: Path) -> str:
-    """A hash of a pipeline's settings and of evenly spaced blocks of its weight files: enough to
-    tell one base from another without reading all of it."""
-    digest = blake2b(digest_size=8)
-    for path in sorted(folder.rglob("*")):
-        if path.suffix not in (".json", ".safetensors", ".txt", ".model"):
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
-        with path.open("rb") as file:
-            for start in range(0, size, max(_BLOCK, size // _BLOCKS)):
-                file.seek(start)
-                digest.update(file.read(_BLOCK))
-    return digest.hexdigest()

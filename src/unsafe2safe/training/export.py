@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -181,8 +179,7 @@ def _prove(editor: TrainableEditor, pipeline: Any, folder: Path) -> None:
     fresh = loaded.load_pipeline().to(pipeline.device)
     if editor.trainable != "full":
         editor.lay_out(fresh)  # as it was trained: half precision tells the two apart
-    with _updates_as_in(editor.denoiser(fresh), editor.denoiser(pipeline)):
-        trained = editor.run(pipeline, *inputs)
+    trained = editor.run(pipeline, *inputs)
     reloaded = editor.run(fresh, *inputs)
     if not np.isfinite(trained).all():
         raise ExportError("the trained editor gives values that are not finite; nothing is saved")
@@ -191,26 +188,6 @@ def _prove(editor: TrainableEditor, pipeline: Any, folder: Path) -> None:
         raise ExportError(
             f"the saved adapter does not load as trained: edits differ by {difference:.2g}"
         )
-
-
-@contextmanager
-def _updates_as_in(fresh: Any, trained: Any) -> Iterator[None]:
-    """LoRA weights of ``trained``, which are in fp32, in the dtype of those of ``fresh``: beside a
-    bf16 base diffusers loads them in bf16, and edits otherwise differ by its rounding."""
-    updates = _updates(trained)
-    kept = [weight.data for weight in updates]
-    loaded = _updates(fresh)
-    for weight in updates if loaded else ():
-        weight.data = weight.data.to(loaded[0].dtype)
-    try:
-        yield
-    finally:
-        for weight, before in zip(updates, kept, strict=True):
-            weight.data = before
-
-
-def _updates(denoiser: Any) -> list[Any]:
-    return [weight for name, weight in denoiser.named_parameters() if ".lora_" in name]
 
 
 def fixed_picture(resolution: int) -> Pixels:
