@@ -308,7 +308,10 @@ class Train(Common):
     )
     editor: Component
     objective: Component
-    optimizer: Component
+    optimizer: Component = Field(
+        description="An optimizer of a library with its settings, from `configs/optimizer`; rate "
+        "and weight decay are the trainer's."
+    )
     trainer: Trainer
     plan: Plan
 
