@@ -22,13 +22,15 @@ from peft import LoraConfig
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unsafe2safe.core.config.components import component
+from unsafe2safe.core.config.components import build, component
 from unsafe2safe.core.config.compose import config_dir, load
 from unsafe2safe.core.config.schema import Plan, Train
 from unsafe2safe.core.errors import ConfigError, UsageError
 from unsafe2safe.core.ledger import result_keys
+from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.tiny import TinyEditor
 from unsafe2safe.jobs.common import plain
+from unsafe2safe.jobs.plan_training import settings_of
 from unsafe2safe.jobs.train import _NEVER_CHANGES_RESULT, run
 from unsafe2safe.training.planning.advice import advise
 from unsafe2safe.training.planning.estimate import GIB, Planner, Settings, check_settings
@@ -399,7 +401,8 @@ def test_lora_of_sd15_has_the_known_count_and_the_editors_own_targets() -> None:
 
 
 def test_a_named_model_brings_its_targets_and_a_caption_branch_its_tokens() -> None:
-    planned = planned_model(tiny(caption_branch="gated"), "ip2p", None)
+    planned = planned_model(tiny(caption_branch="safe"), "ip2p", None)
+    assert any("fusion_in" in name for name, _ in planned.model.network.named_parameters())
     assert planned.resolution == read_size("ip2p").resolution
     assert planned.text_tokens == 2 * 77
     with pytest.raises(UsageError, match="has no cross-attention"):
@@ -440,6 +443,16 @@ def test_mistakes_are_one_line(overrides: list[str], told: str, tmp_path: Path) 
     with pytest.raises(UsageError, match=told) as caught:
         run(config)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_is_of_what_the_trainer_and_the_editor_say() -> None:
+    shared = "trainer.devices=4", "trainer.num_nodes=2", "trainer.accumulate=3"
+    for name, held in (("ip2p", "fp32"), ("kontext", "bf16")):
+        config = load("train", [f"editor={name}", *shared])
+        assert isinstance(config, Train)
+        editor = build(config.editor, "editor", TrainableEditor)
+        settings = settings_of(config, 64, editor)
+        assert (settings.devices, settings.accumulate, settings.weights) == (8, 3, held)
 
 
 def test_what_does_not_go_together_is_refused() -> None:

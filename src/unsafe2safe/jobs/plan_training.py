@@ -40,7 +40,7 @@ def run(config: Train) -> RunResult:
     gpus = [gpu_named(name) for name in config.plan.gpus]
     samples = _samples(config, recipe)
     planned = planned_model(editor, config.plan.model, config.plan.resolution)
-    settings = _settings(config, planned.resolution)
+    settings = settings_of(config, planned.resolution, editor)
     check_settings(settings, planned.trainable)
     name = config.plan.model or own_true_size(editor) or editor.name
     spec = run_spec(config, "plan", editor.trainable, ignored=("dataset",), dataset={"name": name})
@@ -54,7 +54,8 @@ def run(config: Train) -> RunResult:
         return result_of(folder, 0, f"{table(plan)}\n\n{PLAN_FILE} in {written}", written)
 
 
-def _settings(config: Train, resolution: int) -> Settings:
+def settings_of(config: Train, resolution: int, editor: TrainableEditor) -> Settings:
+    """What of ``config`` and ``editor`` changes a training's memory and time."""
     plan, trainer = config.plan, config.trainer
     # Every GPU of our table computes in bf16, which is what `auto` goes by.
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = (
@@ -65,7 +66,7 @@ def _settings(config: Train, resolution: int) -> Settings:
         accumulate=trainer.accumulate,
         resolution=resolution,
         precision=precision,
-        weights=plan.weights,
+        weights=plan.weights or ("fp32" if editor.base_dtype == "float32" else "bf16"),
         gradient_checkpointing=plan.gradient_checkpointing,
         cache=plan.cache,
         sharding=plan.sharding,

@@ -276,8 +276,9 @@ class Plan(Strict):
     gradient_checkpointing: bool = Field(
         description="Recompute each block in the backward pass in place of keeping it."
     )
-    weights: Literal["fp32", "bf16", "int8", "nf4"] = Field(
-        description="How the frozen weights are held; what is trained is fp32."
+    weights: Literal["fp32", "bf16", "int8", "nf4"] | None = Field(
+        description="How the frozen weights are held; what is trained is fp32. null: as the "
+        "editor loads them (`editor.dtype`)."
     )
     cache: bool = Field(
         description="Latents and embedded texts come from disk: neither autoencoder nor text "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.editors.branch_attention import BranchKind
 from unsafe2safe.editors.caption_branch import add_caption_branch, caption_branch
 from unsafe2safe.editors.fine_tuning import TrainableEditor, lora_config
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
@@ -73,10 +74,11 @@ def _with_trained(
     for module in (network, model.vae, *model.text_encoders.values()):
         module.requires_grad_(False).eval()
     tokens = model.size.text_tokens
-    if getattr(editor, "caption_branch", "none") != "none":
+    branch: Literal["none"] | BranchKind = getattr(editor, "caption_branch", "none")
+    if branch != "none":
         if model.size.inputs != "unet":
             raise UsageError(f"editor.caption_branch: {model.name} has no cross-attention")
-        add_caption_branch(network, tokens)
+        add_caption_branch(network, tokens, kind=branch)
         tokens *= 2
     if editor.trainable == "lora":
         network.add_adapter(lora_config(editor, network, targets))
