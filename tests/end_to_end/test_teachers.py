@@ -119,6 +119,7 @@ def test_a_missing_private_share_is_told_with_what_to_do(root: Path, tmp_path: P
         api.anonymize(*command(root, "a", *flowedit(root)), elsewhere)
 
 
+@pytest.mark.slow
 def test_an_image_without_a_private_caption_is_held_back(root: Path) -> None:
     keep_caption(root, " ")
     reading = f"editor.weights={root / 'sd1'}", "editor.source_text=private_caption"
@@ -128,6 +129,7 @@ def test_an_image_without_a_private_caption_is_held_back(root: Path) -> None:
     assert "reads the private caption, and it has none" in (root / "b/failures.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_freeprompt_needs_no_private_share_and_flowedit_says_that_it_was_purged(
     root: Path, tmp_path: Path
 ) -> None:

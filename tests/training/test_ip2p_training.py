@@ -103,7 +103,13 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = {"extras", "full"}  # of what they share with the others, the others are proof
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k in KINDS],
+)
 def test_it_learns_and_plain_diffusers_edits_as_it_does(
     kind: str, bases: dict[int, Path], tmp_path: Path
 ) -> None:
@@ -158,7 +164,7 @@ def three_steps(task: InstructPix2PixTask) -> None:
         assert name in trainable or torch.equal(value, frozen[name])
 
 
-@pytest.mark.parametrize("kind", ["lora", "branch"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("branch", marks=pytest.mark.slow)])
 def test_safe_cross_attention_learns_and_is_saved_where_diffusers_does_not_look(
     kind: str, bases: dict[int, Path], tmp_path: Path
 ) -> None:
