@@ -90,6 +90,7 @@ def test_training_all_weights_lowers_the_loss_below_0_7_of_its_beginning(
     edited = tiny(adapter=tmp_path / "run").edit([request()])[0]
     assert np.abs(edited.astype(int) - tiny().edit([request()])[0]).max() > 0
     assert json.loads((tmp_path / "run/adapter/adapter.json").read_text())["trainable"] == "full"
+    assert "_name_or_path" not in (tmp_path / "run/adapter/unet/config.json").read_text()
 
 
 def test_lora_moves_every_adapter_weight_and_nothing_else(lora_run: Path) -> None:

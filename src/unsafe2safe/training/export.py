@@ -58,12 +58,22 @@ def export_adapter(editor: TrainableEditor, pipeline: Any, base: str, folder: Pa
             _save_lora(pipeline, name, weights)
         elif card.trainable == "full":
             denoiser.save_pretrained(weights / name, safe_serialization=True)
+            forget_origin(weights)
     if card.caption_branch != "none":
         save_caption_branch(denoiser, temporary / BRANCH_FILE)
     (temporary / _README).write_text(_model_card(card, editor, type(denoiser).__name__), "utf-8")
     _prove(editor, pipeline, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
+
+
+def forget_origin(folder: Path) -> None:
+    """Drop from the configs in ``folder`` where their models were loaded from: diffusers notes a
+    path of this machine there."""
+    for config in folder.rglob("config.json"):
+        content = json.loads(config.read_text("utf-8"))
+        if content.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _save_lora(pipeline: Any, name: str, folder: Path) -> None:

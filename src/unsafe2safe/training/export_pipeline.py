@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from unsafe2safe.editors.instruct_pix2pix import to_model
-from unsafe2safe.training.export import TOLERANCE, ExportError, fixed_picture
+from unsafe2safe.training.export import TOLERANCE, ExportError, fixed_picture, forget_origin
 
 _PARTS = ("vae", "unet", "text_encoder")
 _PROOF_STEPS = 4
@@ -79,15 +79,6 @@ def quiet_loading() -> Iterator[None]:
     finally:
         for module in shown:
             module.enable_progress_bar()
-
-
-def forget_origin(folder: Path) -> None:
-    """Drop from the configs in ``folder`` where their models were loaded from: diffusers notes a
-    path of this machine there."""
-    for config in folder.rglob("config.json"):
-        content = json.loads(config.read_text("utf-8"))
-        if content.pop("_name_or_path", None) is not None:
-            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _say_fp32(config: Path) -> None:
