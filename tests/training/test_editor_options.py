@@ -114,7 +114,10 @@ def edited(editor: TinyEditor, caption: str = "a beach") -> np.ndarray:
     return editor.run(editor.load_pipeline(), [fixed_picture(64)], ["red hair"], [3], 0, [caption])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])],
+)
 def test_what_was_trained_is_saved_and_loaded_with_its_branch(kind: str, tmp_path: Path) -> None:
     task = trained(build_task(caption_branch="gated", trainable=kind))
     folder = tmp_path / "adapter"
