@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import REPOSITORY, run_script
 from end_to_end.null_runs import kill_when
@@ -156,6 +157,24 @@ def test_a_sweep_of_jobs_on_two_processes_each_has_its_own_values_and_folder(
         assert losses(folder).keys() == {1, 2}
         ranks.add(min(min(value.shape) for value in weights(folder).values()))
     assert ranks == {2, 3}
+
+
+def test_when_one_process_dies_all_end_and_the_first_says_which(
+    world: World, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    first = subprocess.Popen(
+        [sys.executable, *command(world, output, *TWO, "trainer.max_steps=5000")],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ,
+    )  # fmt: skip
+    while first.poll() is None and not losses_beyond(output, 1):
+        pass
+    (other,) = psutil.Process(first.pid).children()
+    other.kill()
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 2
+    assert b"train.py: rank 1 ended with status -9; see its lines above" in said
+    assert not other.is_running()
 
 
 def test_another_number_of_processes_than_was_started_is_told(world: World, tmp_path: Path) -> None:

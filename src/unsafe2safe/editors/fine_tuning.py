@@ -21,7 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ItemError, UsageError
-from unsafe2safe.editors.base import Editor, Pixels
+from unsafe2safe.editors.base import Editor, EditRequest, Pixels
 from unsafe2safe.editors.concealment import SourceView
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ CARD = "adapter.json"
 # Where the other weights lie when a caption branch belongs to them. Diffusers would load them from
 # the adapter folder without it and say nothing; from this folder's parent it loads nothing.
 BESIDE_BRANCH_FOLDER = "beside_caption_branch"
+
+# Each further attempt adds so much of the text guidance.
+STRENGTH_STEP = 0.5
 
 _SAMPLED_PER_TENSOR = 4096
 _PATTERN = "re:"
@@ -125,6 +128,8 @@ class TrainableEditor(Editor):
         default=512, ge=8, multiple_of=8, description="Side of the edited square, pixels."
     )
 
+    batch_size: int = Field(default=1, ge=1, description="Images edited at once.")
+
     trainable_by_us: ClassVar[bool] = True
     # The file in configs/true_size that mode=plan reads; None: the one of the editor's name.
     true_size: ClassVar[str | None] = None
@@ -172,6 +177,21 @@ class TrainableEditor(Editor):
         public_captions: Sequence[str] | None = None,
     ) -> NDArray[np.float32]:
         """Edit squares (R, R, 3) uint8 with ``pipeline``; gives (B, R, R, 3) in [0, 1]."""
+
+    def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
+        """Edit each request; every further attempt follows its text half as strongly again."""
+        edited: dict[int, Pixels] = {}
+        # A batch shares its guidance, so requests of unequal strength go separately.
+        for strength in sorted({request.strength for request in requests}):
+            chosen = [i for i, request in enumerate(requests) if request.strength == strength]
+            for start in range(0, len(chosen), self.batch_size):
+                batch = chosen[start : start + self.batch_size]
+                edited.update(zip(batch, self._edit(requests, batch), strict=True))
+        return [edited[index] for index in range(len(requests))]
+
+    @abstractmethod
+    def _edit(self, requests: Sequence[EditRequest], batch: Sequence[int]) -> list[Pixels]:
+        """Edit those of ``requests``, all of one strength, whose places are in ``batch``."""
 
     def denoiser(self, pipeline: Any) -> Any:
         """The network of ``pipeline`` that is trained."""

@@ -30,6 +30,7 @@ from unsafe2safe.editors.caption_branch import (
 )
 from unsafe2safe.editors.concealment import concealed, hidden_in_square
 from unsafe2safe.editors.fine_tuning import (
+    STRENGTH_STEP,
     AdapterCard,
     TrainableEditor,
     adapter_folder,
@@ -39,9 +40,6 @@ from unsafe2safe.editors.fine_tuning import (
 )
 from unsafe2safe.editors.lora_loading import load_lora
 from unsafe2safe.editors.precision import resolve_precision
-
-# Guidance at or below 1 (text) or below 1 (image) silently turns guidance off in diffusers.
-_STRENGTH_STEP = 0.5
 
 
 def square(pixels: Pixels, resolution: int) -> Pixels:
@@ -110,6 +108,7 @@ class InstructPix2PixEditor(TrainableEditor):
     """Edits a square copy of the image by a text and brings it back to the image's own size."""
 
     steps: int = Field(default=20, ge=1, description="Denoising steps of an edit.")
+    # Guidance at or below 1 (text) or below 1 (image) silently turns guidance off in diffusers.
     text_guidance_scale: float = Field(
         default=7.5, gt=1, description="How strongly an edit follows the text."
     )
@@ -274,7 +273,7 @@ class InstructPix2PixEditor(TrainableEditor):
                 negative_prompt_embeds=self.encode_texts(pipeline, nothing, nothing),
                 image=source.to(pipeline.device, pipeline.unet.dtype),
                 num_inference_steps=self.steps,
-                guidance_scale=self.text_guidance_scale * (1.0 + _STRENGTH_STEP * strength),
+                guidance_scale=self.text_guidance_scale * (1.0 + STRENGTH_STEP * strength),
                 image_guidance_scale=self.image_guidance_scale,
                 generator=generators,
                 output_type="latent" if apart else "np",
@@ -282,17 +281,6 @@ class InstructPix2PixEditor(TrainableEditor):
             if apart:
                 edited = _decode(pipeline.vae, edited)
         return cast(NDArray[np.float32], edited)
-
-    def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
-        """Edit each request; every further attempt follows its text half as strongly again."""
-        edited: dict[int, Pixels] = {}
-        # A batch shares its guidance, so requests of unequal strength go separately.
-        for strength in sorted({request.strength for request in requests}):
-            chosen = [i for i, request in enumerate(requests) if request.strength == strength]
-            for start in range(0, len(chosen), self.batch_size):
-                batch = chosen[start : start + self.batch_size]
-                edited.update(zip(batch, self._edit(requests, batch), strict=True))
-        return [edited[index] for index in range(len(requests))]
 
     def _edit(self, requests: Sequence[EditRequest], batch: Sequence[int]) -> list[Pixels]:
         chosen = [requests[index] for index in batch]

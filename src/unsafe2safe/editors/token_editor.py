@@ -23,6 +23,7 @@ from unsafe2safe.core.errors import ConfigError, UsageError
 from unsafe2safe.editors.base import EditRequest, Pixels
 from unsafe2safe.editors.base_weights import BaseWeights, first_line
 from unsafe2safe.editors.fine_tuning import (
+    STRENGTH_STEP,
     AdapterCard,
     TrainableEditor,
     adapter_folder,
@@ -32,8 +33,6 @@ from unsafe2safe.editors.fine_tuning import (
 )
 from unsafe2safe.editors.instruct_pix2pix import restore, square
 from unsafe2safe.editors.lora_loading import load_lora
-
-_STRENGTH_STEP = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -186,18 +185,7 @@ class TokenEditor(TrainableEditor):
 
     def guidance(self, strength: int) -> float:
         """Every further attempt follows its text half as strongly again."""
-        return self.guidance_scale * (1.0 + _STRENGTH_STEP * strength)
-
-    def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
-        """Edit each request; every further attempt follows its text half as strongly again."""
-        edited: dict[int, Pixels] = {}
-        # A batch shares its guidance, so requests of unequal strength go separately.
-        for strength in sorted({request.strength for request in requests}):
-            chosen = [i for i, request in enumerate(requests) if request.strength == strength]
-            for start in range(0, len(chosen), self.batch_size):
-                batch = chosen[start : start + self.batch_size]
-                edited.update(zip(batch, self._edit(requests, batch), strict=True))
-        return [edited[index] for index in range(len(requests))]
+        return self.guidance_scale * (1.0 + STRENGTH_STEP * strength)
 
     def _edit(self, requests: Sequence[EditRequest], batch: Sequence[int]) -> list[Pixels]:
         chosen = [requests[index] for index in batch]
