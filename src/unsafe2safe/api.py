@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import cast
 
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.config.schema import Anonymize, Evaluate, GenerateTriplets, Train
+from unsafe2safe.core.config.schema import Anonymize, Evaluate, GenerateTriplets
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.records import RunResult
 
 

@@ -13,8 +13,8 @@ from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.errors import ConfigError, UsageError
 from unsafe2safe.editors.base import EditRequest
-from unsafe2safe.editors.fine_tuning import target_modules
 from unsafe2safe.editors.instruct_pix2pix import encode_text, restore, square, to_model
+from unsafe2safe.editors.lora_targets import target_modules
 from unsafe2safe.editors.tiny import TinyEditor
 from unsafe2safe.editors.tiny_model import build_autoencoder, normalize_latents, structured_images
 from unsafe2safe.editors.tiny_tokenizer import MAX_TOKENS, build_tokenizer

@@ -10,7 +10,8 @@ import pytest
 from evaluation.make_run import Fate, make_run
 
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.config.schema import Evaluate, Train
+from unsafe2safe.core.config.schema import Evaluate
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import ExitStatus, OutcomeState
 from unsafe2safe.data.synthetic import render

@@ -12,7 +12,7 @@ import numpy as np
 from unsafe2safe.backends.base import ChatAnswer, ChatModel, ChatRequest
 from unsafe2safe.core.config.components import build, component
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.config.schema import Vision
+from unsafe2safe.core.config.schema_common import Vision
 from unsafe2safe.core.records import ImageRecord
 from unsafe2safe.data.decode import DecodedImage
 from unsafe2safe.stage1.base import Described

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.config.schema import Common
+from unsafe2safe.core.config.schema_common import Common
 from unsafe2safe.core.ledger import RunFolder, RunSpec, dataset_key, fingerprint
 from unsafe2safe.core.records import Pair
 from unsafe2safe.core.tables import write_records

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.training.optimizers import optimizer_factory
 

@@ -10,7 +10,7 @@ import torch
 from training.make_pairs import World, make_world
 
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.records import Box, Category, Region
 from unsafe2safe.editors.concealment import hidden_in_square
 from unsafe2safe.jobs.common import open_source

@@ -11,7 +11,7 @@ import pytest
 
 from unsafe2safe.core.config.components import build, component
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.config.schema import Plan, Train
+from unsafe2safe.core.config.schema_train import Plan, Train
 from unsafe2safe.core.errors import ConfigError, UsageError
 from unsafe2safe.core.ledger import result_keys
 from unsafe2safe.editors.fine_tuning import TrainableEditor

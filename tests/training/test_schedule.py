@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.config.schema import Train, Trainer
+from unsafe2safe.core.config.schema_train import Train, Trainer
 from unsafe2safe.training.schedule import rate_share
 
 

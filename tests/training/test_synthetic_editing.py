@@ -10,7 +10,7 @@ import torch
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import ExitStatus
 from unsafe2safe.data.synthetic import private_mask, render, slot_mask

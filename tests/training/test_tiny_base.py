@@ -12,7 +12,7 @@ from training.interrupting import Interrupted, interrupt_after
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import ExitStatus, RunResult
 from unsafe2safe.data.synthetic import redraw, render

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unsafe2safe.core.config.schema import Vision
+from unsafe2safe.core.config.schema_common import Vision
 from unsafe2safe.vision.arrays import RgbImage
 from unsafe2safe.vision.faces import Face
 from unsafe2safe.vision.perception import Perception

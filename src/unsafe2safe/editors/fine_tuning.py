@@ -23,6 +23,7 @@ from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ItemError, UsageError
 from unsafe2safe.editors.base import Editor, EditRequest, Pixels
 from unsafe2safe.editors.concealment import SourceView
+from unsafe2safe.editors.lora_targets import PATTERN
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,6 @@ BESIDE_BRANCH_FOLDER = "beside_caption_branch"
 STRENGTH_STEP = 0.5
 
 _SAMPLED_PER_TENSOR = 4096
-_PATTERN = "re:"
 # The editor's key of a setting that the card calls something else.
 _KEY_OF = {"base_dtype": "dtype"}
 
@@ -145,7 +145,7 @@ class TrainableEditor(Editor):
     def _patterns_compile(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
         for target in targets:
             try:
-                re.compile(target.removeprefix(_PATTERN) if target.startswith(_PATTERN) else "")
+                re.compile(target.removeprefix(PATTERN) if target.startswith(PATTERN) else "")
             except re.error as error:
                 raise ValueError(f"{target!r} is no regular expression ({error})") from None
         return targets
@@ -241,76 +241,6 @@ class TrainableEditor(Editor):
         combined = combined_captions or [None] * len(public_captions)
         asked = zip(public_captions, edit_instructions, combined, strict=True)
         return [self.text_of(*texts) for texts in asked]
-
-
-def is_target(name: str, target: str) -> bool:
-    """Whether ``target`` means the module ``name``: as the end of it, or with ``re:`` as a pattern
-    for all of it."""
-    if target.startswith(_PATTERN):
-        return re.fullmatch(target.removeprefix(_PATTERN), name) is not None
-    return name == target or name.endswith(f".{target}")
-
-
-def target_modules(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
-    """Full names of the layers of ``model`` that one of ``targets`` means (:func:`is_target`).
-
-    Layers of an attention processor are none: a caption branch is trained as a whole.
-
-    Raises:
-        UsageError: a target matches no linear or convolutional layer.
-    """
-    from torch import nn
-
-    kinds = (nn.Linear, nn.Conv2d)
-    layers = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, kinds) and ".processor." not in name
-    ]
-    found: set[str] = set()
-    for target in targets:
-        matching = [name for name in layers if is_target(name, target)]
-        if not matching:
-            raise UsageError(f"editor.targets: {target!r} matches no layer of the model")
-        found.update(matching)
-    return sorted(found)
-
-
-def names_for_peft(model: nn.Module, targets: tuple[str, ...]) -> list[str] | str:
-    """``targets`` as peft takes them: a list for ends of names, a string for a pattern of all of
-    them.
-
-    It is a pattern of the layers' full names where a target is one (:func:`is_target`), or where a
-    target names other modules as well: peft then refuses it (``attn.to_out`` of FLUX.2 is a layer
-    in some blocks, a list in others).
-
-    Raises:
-        UsageError: a target matches no linear or convolutional layer.
-    """
-    layers = target_modules(model, targets)
-    named = {name for name, _ in model.named_modules() if any(is_target(name, t) for t in targets)}
-    if named == set(layers) and not any(target.startswith(_PATTERN) for target in targets):
-        return sorted(targets)
-    return "|".join(map(re.escape, layers))
-
-
-def lora_config(editor: TrainableEditor, model: nn.Module, targets: tuple[str, ...] = ()) -> Any:
-    """Peft's settings for a new LoRA of ``model``, on ``targets`` or else the editor's.
-
-    Raises:
-        UsageError: a target matches no layer.
-    """
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=editor.rank,
-        lora_alpha=editor.alpha,
-        lora_dropout=editor.dropout,
-        target_modules=names_for_peft(model, targets or editor.targets),
-        use_rslora=editor.use_rslora,
-        use_dora=editor.use_dora,
-        init_lora_weights=True if editor.lora_init == "kaiming" else editor.lora_init,
-    )
 
 
 def weights_fingerprint(

@@ -14,8 +14,8 @@ from torch import nn
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.base_weights import BaseWeights
-from unsafe2safe.editors.fine_tuning import is_target, target_modules
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
+from unsafe2safe.editors.lora_targets import is_target, target_modules
 
 # The commits that the editor was written for.
 _PINNED = {"timbrooks/instruct-pix2pix": "31519b5cb02a7fd89b906d88731cd4d6a7bbf88d"}

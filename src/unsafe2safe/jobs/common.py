@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unsafe2safe.core.config.components import build
-from unsafe2safe.core.config.schema import Common
+from unsafe2safe.core.config.schema_common import Common
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.ledger import (
     RunFolder,

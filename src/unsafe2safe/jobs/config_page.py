@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 
 from unsafe2safe.core.config.components import target_class
 from unsafe2safe.core.config.compose import compose_config, config_dir
-from unsafe2safe.core.config.schema import SCRIPTS, Common
+from unsafe2safe.core.config.schema import SCRIPTS
+from unsafe2safe.core.config.schema_common import Common
 
 _GROUPS = ("dataset", "stage1", "task", "editor", "objective", "metrics")
 Row = tuple[str, str, str, str]  # key, type, default, meaning

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Literal
 
 from unsafe2safe.core.config.components import build
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.files import write_json
 from unsafe2safe.core.ledger import RunFolder

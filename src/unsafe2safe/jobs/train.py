@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from unsafe2safe.core.config.components import build
-from unsafe2safe.core.config.schema import Train, Trainer
+from unsafe2safe.core.config.schema_train import Train, Trainer
 from unsafe2safe.core.ledger import RunFolder
 from unsafe2safe.core.records import ExitStatus, RunResult
 from unsafe2safe.jobs import plan_training

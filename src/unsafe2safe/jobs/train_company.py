@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import Unsafe2SafeError
 from unsafe2safe.engines.processes import Child, Processes
 from unsafe2safe.jobs.common import plain

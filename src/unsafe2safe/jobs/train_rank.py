@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import Unsafe2SafeError
 from unsafe2safe.core.records import ExitStatus
 from unsafe2safe.engines.processes import end_with_parent

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unsafe2safe.core.config.schema import Logger
+from unsafe2safe.core.config.schema_common import Logger
 from unsafe2safe.tracking.csv_sink import CsvSink
 from unsafe2safe.tracking.guard import Sink, Tracker
 from unsafe2safe.tracking.redaction import redact_config

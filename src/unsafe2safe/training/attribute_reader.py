@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.data.synthetic import Scene, draw_scene, render
 from unsafe2safe.data.synthetic.attributes import Rect

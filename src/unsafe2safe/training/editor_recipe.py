@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from unsafe2safe.core.config.components import build, component
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.editors.base import Editor

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.editors.caption_branch import caption_branch
-from unsafe2safe.editors.fine_tuning import TrainableEditor, lora_config
+from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, encode_moments
+from unsafe2safe.editors.lora_targets import lora_config
 from unsafe2safe.objectives.base import ObjectiveSettings, prediction_of
 from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
 from unsafe2safe.training.draws import SampleKey, draw_normal

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from unsafe2safe.core.config.schema import Trainer
+from unsafe2safe.core.config.schema_train import Trainer
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.precision import resolve_precision
 from unsafe2safe.tracking.guard import Tracker

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from unsafe2safe.core.config.schema import Trainer
+from unsafe2safe.core.config.schema_train import Trainer
 from unsafe2safe.training.averaging import WeightAverage
 from unsafe2safe.training.draws import keyed_torch_rng
 from unsafe2safe.training.optimizers import OptimizerFactory

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import Field
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.training.task import Task, TrainingData
 
 

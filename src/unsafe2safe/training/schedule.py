@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unsafe2safe.core.config.schema import Trainer
+from unsafe2safe.core.config.schema_train import Trainer
 
 
 def rate_share(settings: Trainer, step: int) -> float:

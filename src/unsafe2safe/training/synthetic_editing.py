@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from unsafe2safe.core.config.components import build, component
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.data.synthetic.attributes import UNITS
 from unsafe2safe.data.synthetic.canvas import check_side

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.data.synthetic.source import world_named
 from unsafe2safe.editors.tiny_model import (

@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from unsafe2safe.core.config.components import build, component
-from unsafe2safe.core.config.schema import Train
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.ledger import dataset_key, newest_complete
 from unsafe2safe.editors.tiny import packaged_weights, weights_digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from unsafe2safe.core.config.schema import Vision
+from unsafe2safe.core.config.schema_common import Vision
 from unsafe2safe.vision.arrays import RgbImage
 from unsafe2safe.vision.faces import Face, FaceDetector
 from unsafe2safe.vision.features import ImageFeatures

@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from unsafe2safe.core.config.components import explain, nearest
-from unsafe2safe.core.config.schema import SCRIPTS, Common
+from unsafe2safe.core.config.schema import SCRIPTS
+from unsafe2safe.core.config.schema_common import Common
 from unsafe2safe.core.errors import ConfigError
 from unsafe2safe.core.ledger import flatten
 

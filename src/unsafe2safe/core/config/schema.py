@@ -7,99 +7,14 @@ when they are built (:mod:`unsafe2safe.core.config.components`). This module imp
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from unsafe2safe.core.config.components import Strict
+from unsafe2safe.core.config.schema_common import Common, Component, ShardedEngine
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.records import Category
-from unsafe2safe.core.units import Shard
-
-Component = dict[str, Any]
-Fraction = float
-
-
-class Paths(Strict):
-    data: Path = Field(description="Where data sets lie; `U2S_DATA` in the environment sets it.")
-    runs: Path = Field(description="Where run folders are made.")
-    private: Path = Field(
-        description="Private captions, findings, quarantine; mode 0700, never inside a run folder."
-    )
-
-
-class Engine(Strict):
-    unit_size: PositiveInt = Field(
-        description="Images per work unit. Equal results are promised for equal unit sizes."
-    )
-    threads: NonNegativeInt = Field(
-        description="Threads of each embedded model; 0 leaves the choice to its library."
-    )
-
-
-class ShardedEngine(Engine):
-    shard: str | None = Field(
-        description=(
-            "`0/8`: work off the first of eight shares only, as one of eight array jobs on one "
-            "`output_dir`; `mode=merge` completes the run. null: all of it."
-        )
-    )
-    devices: PositiveInt = Field(
-        description=(
-            "Processes on this machine, each with its share; with CUDA, each with a GPU of its own."
-        )
-    )
-
-    @field_validator("shard")
-    @classmethod
-    def _is_a_shard(cls, text: str | None) -> str | None:
-        if text is not None:
-            Shard.parse(text)
-        return text
-
-
-class Vision(Strict):
-    face_threshold: float = Field(gt=0, lt=1, description="Least score of a face, Stage 1.")
-    strict_face_threshold: float = Field(
-        gt=0, lt=1, description="Least score of a face when an edited image is verified."
-    )
-    face_long_side: PositiveInt = Field(
-        description="Images are brought to this long side before faces are searched, pixels."
-    )
-    text_threshold: float = Field(gt=0, lt=1, description="Least score of a line of text.")
-    object_threshold: float = Field(gt=0, lt=1, description="Least score of an object.")
-    gender: bool = Field(description="Infer gender of faces. Off unless you have a lawful reason.")
-
-
-class Logger(Strict):
-    name: Literal["none", "csv", "wandb"] = Field(
-        description=(
-            "Where metrics of a run are logged: nowhere, `metrics.csv` in the run folder, or that "
-            "and W&B."
-        )
-    )
-    project: str = Field(description="Project name, for trackers that have projects.")
-    online: bool = Field(description="Send to the tracker's server; false keeps all on this disk.")
-    log_private: bool = Field(
-        description="Let originals and private captions through the privacy guard."
-    )
-
-
-class Common(Strict):
-    """What every script takes."""
-
-    seed: NonNegativeInt = Field(description="Seed of everything random.")
-    output_dir: Path | None = Field(
-        description="Run folder; null derives it from the configuration, under `paths.runs`."
-    )
-    existing: Literal["resume", "refuse", "overwrite"] = Field(
-        description="What to do with a run folder that exists."
-    )
-    mode: Literal["run"] = Field(description="What the script does.")
-    paths: Paths
-    dataset: Component
-    engine: Engine
-    vision: Vision
-    logger: Logger
 
 
 class TableColumns(Strict):
@@ -214,107 +129,6 @@ class Anonymize(Common):
     min_pair_outside_ssim: float = Field(
         ge=-1, le=1, description="Least outside-mask SSIM of a training pair."
     )
-
-
-class Trainer(Strict):
-    max_steps: PositiveInt = Field(description="Optimizer steps in all.")
-    batch_size: PositiveInt = Field(
-        description="Samples of a step on each device, times `accumulate`."
-    )
-    accumulate: PositiveInt = Field(
-        description="Batches whose gradients are summed to one step of the optimizer."
-    )
-    devices: PositiveInt = Field(
-        description="Processes on each node, one per device; the weights are copied to each and "
-        "the gradients averaged."
-    )
-    num_nodes: PositiveInt = Field(
-        description="Machines; with more than one, start train.py on each by torchrun or srun."
-    )
-    learning_rate: PositiveFloat = Field(description="Peak learning rate.")
-    warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up.")
-    schedule: Literal["constant", "cosine"] = Field(
-        description="After the warm-up: the peak to the end, or half a cosine down to 0."
-    )
-    hold: float = Field(
-        ge=0, le=1, description="`schedule=cosine` begins to fall after this share of the steps."
-    )
-    ema: float | None = Field(
-        gt=0,
-        lt=1,
-        description="Decay of the moving average of the weights, which is exported in their "
-        "place; null: none.",
-    )
-    weight_decay: float = Field(ge=0, description="AdamW weight decay.")
-    gradient_clip: PositiveFloat | None = Field(description="Gradient norm bound; null: none.")
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        description="Lightning precision; `auto`: bf16-mixed where the device computes in bf16, "
-        "else 32-true. LoRA weights stay in fp32."
-    )
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = Field(
-        description="Where to train; `auto` takes a GPU where there is one."
-    )
-    checkpoint_every: PositiveInt = Field(description="Steps between checkpoints.")
-    log_every: PositiveInt = Field(description="Steps between logged rows.")
-    gradient_check: bool = Field(
-        description="Probe before training that exactly the trainable weights get gradients."
-    )
-
-
-class Plan(Strict):
-    """What ``mode=plan`` assumes beside the training's own keys."""
-
-    model: str | None = Field(
-        description="Model of `configs/true_size` that is planned; null: the editor's own."
-    )
-    resolution: PositiveInt | None = Field(
-        description="Side of the training square, pixels; null: the editor's or the model's."
-    )
-    sharding: Literal["ddp", "fsdp"] = Field(
-        description="Every GPU with all weights, or each with its share of them."
-    )
-    gradient_checkpointing: bool = Field(
-        description="Recompute each block in the backward pass in place of keeping it."
-    )
-    weights: Literal["fp32", "bf16", "int8", "nf4"] | None = Field(
-        description="How the frozen weights are held; what is trained is fp32. null: as the "
-        "editor loads them (`editor.dtype`)."
-    )
-    cache: bool = Field(
-        description="Latents and embedded texts come from disk: neither autoencoder nor text "
-        "encoders are on the GPU."
-    )
-    samples: PositiveInt | None = Field(
-        description="Pairs, for the size of the cache; null: as many as the training would find."
-    )
-    gpus: tuple[str, ...] = Field(min_length=1, description="GPUs to plan for, by name.")
-    utilization: float = Field(
-        gt=0, le=1, description="Share of a GPU's peak that the training reaches."
-    )
-    context_gib: float = Field(
-        ge=0, description="Allowance for the CUDA context and its libraries' workspaces, GiB."
-    )
-    fragmentation: float = Field(
-        ge=0, description="Allowance for fragmentation, as a share of the activations."
-    )
-
-
-class Train(Common):
-    mode: Literal["run", "plan"] = Field(  # type: ignore[assignment]
-        description="`run`; `plan` says what the training would take, without any weights."
-    )
-    task: Component
-    pairs: Path | None = Field(
-        description="Run folder of anonymize.py with pairs; null takes the newest complete one."
-    )
-    editor: Component
-    objective: Component
-    optimizer: Component = Field(
-        description="An optimizer of a library with its settings, from `configs/optimizer`; rate "
-        "and weight decay are the trainer's."
-    )
-    trainer: Trainer
-    plan: Plan
 
 
 class Report(Strict):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from unsafe2safe.core.config.schema import Plan
+from unsafe2safe.core.config.schema_train import Plan
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.training.planning.gpus import Gpu
 from unsafe2safe.training.planning.inputs import encoding_of, forward_of, network_arguments

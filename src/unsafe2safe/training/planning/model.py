@@ -10,8 +10,9 @@ from torch import nn
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.branch_attention import BranchKind
 from unsafe2safe.editors.caption_branch import add_caption_branch, caption_branch
-from unsafe2safe.editors.fine_tuning import TrainableEditor, lora_config
+from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
+from unsafe2safe.editors.lora_targets import lora_config
 from unsafe2safe.training.planning.true_size import (
     ModelSize,
     SizedModel,

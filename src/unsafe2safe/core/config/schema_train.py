@@ -1,0 +1,112 @@
+"""Typed configuration of train.py. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from unsafe2safe.core.config.components import Strict
+from unsafe2safe.core.config.schema_common import Common, Component
+
+
+class Trainer(Strict):
+    max_steps: PositiveInt = Field(description="Optimizer steps in all.")
+    batch_size: PositiveInt = Field(
+        description="Samples of a step on each device, times `accumulate`."
+    )
+    accumulate: PositiveInt = Field(
+        description="Batches whose gradients are summed to one step of the optimizer."
+    )
+    devices: PositiveInt = Field(
+        description="Processes on each node, one per device; the weights are copied to each and "
+        "the gradients averaged."
+    )
+    num_nodes: PositiveInt = Field(
+        description="Machines; with more than one, start train.py on each by torchrun or srun."
+    )
+    learning_rate: PositiveFloat = Field(description="Peak learning rate.")
+    warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up.")
+    schedule: Literal["constant", "cosine"] = Field(
+        description="After the warm-up: the peak to the end, or half a cosine down to 0."
+    )
+    hold: float = Field(
+        ge=0, le=1, description="`schedule=cosine` begins to fall after this share of the steps."
+    )
+    ema: float | None = Field(
+        gt=0,
+        lt=1,
+        description="Decay of the moving average of the weights, which is exported in their "
+        "place; null: none.",
+    )
+    weight_decay: float = Field(ge=0, description="AdamW weight decay.")
+    gradient_clip: PositiveFloat | None = Field(description="Gradient norm bound; null: none.")
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        description="Lightning precision; `auto`: bf16-mixed where the device computes in bf16, "
+        "else 32-true. LoRA weights stay in fp32."
+    )
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = Field(
+        description="Where to train; `auto` takes a GPU where there is one."
+    )
+    checkpoint_every: PositiveInt = Field(description="Steps between checkpoints.")
+    log_every: PositiveInt = Field(description="Steps between logged rows.")
+    gradient_check: bool = Field(
+        description="Probe before training that exactly the trainable weights get gradients."
+    )
+
+
+class Plan(Strict):
+    """What ``mode=plan`` assumes beside the training's own keys."""
+
+    model: str | None = Field(
+        description="Model of `configs/true_size` that is planned; null: the editor's own."
+    )
+    resolution: PositiveInt | None = Field(
+        description="Side of the training square, pixels; null: the editor's or the model's."
+    )
+    sharding: Literal["ddp", "fsdp"] = Field(
+        description="Every GPU with all weights, or each with its share of them."
+    )
+    gradient_checkpointing: bool = Field(
+        description="Recompute each block in the backward pass in place of keeping it."
+    )
+    weights: Literal["fp32", "bf16", "int8", "nf4"] | None = Field(
+        description="How the frozen weights are held; what is trained is fp32. null: as the "
+        "editor loads them (`editor.dtype`)."
+    )
+    cache: bool = Field(
+        description="Latents and embedded texts come from disk: neither autoencoder nor text "
+        "encoders are on the GPU."
+    )
+    samples: PositiveInt | None = Field(
+        description="Pairs, for the size of the cache; null: as many as the training would find."
+    )
+    gpus: tuple[str, ...] = Field(min_length=1, description="GPUs to plan for, by name.")
+    utilization: float = Field(
+        gt=0, le=1, description="Share of a GPU's peak that the training reaches."
+    )
+    context_gib: float = Field(
+        ge=0, description="Allowance for the CUDA context and its libraries' workspaces, GiB."
+    )
+    fragmentation: float = Field(
+        ge=0, description="Allowance for fragmentation, as a share of the activations."
+    )
+
+
+class Train(Common):
+    mode: Literal["run", "plan"] = Field(  # type: ignore[assignment]
+        description="`run`; `plan` says what the training would take, without any weights."
+    )
+    task: Component
+    pairs: Path | None = Field(
+        description="Run folder of anonymize.py with pairs; null takes the newest complete one."
+    )
+    editor: Component
+    objective: Component
+    optimizer: Component = Field(
+        description="An optimizer of a library with its settings, from `configs/optimizer`; rate "
+        "and weight decay are the trainer's."
+    )
+    trainer: Trainer
+    plan: Plan
