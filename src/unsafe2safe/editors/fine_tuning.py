@@ -70,6 +70,7 @@ class AdapterCard:
     lora_init: Literal["kaiming", "gaussian"] = "kaiming"
     base_dtype: str = "float32"
     widened: bool = False
+    text_encoder_targets: tuple[str, ...] = ()
 
     def weights_folder(self, folder: Path) -> Path:
         """Where in the adapter folder everything but a caption branch lies."""
@@ -206,6 +207,10 @@ class TrainableEditor(Editor):
     def widened(self) -> bool:
         """Whether :meth:`load_base` gave the base's ``conv_in`` the source's input channels."""
         return False
+
+    def lora_targets(self) -> dict[str, tuple[str, ...]]:
+        """Which layers get a LoRA update, by the part of the pipeline."""
+        return {self.parts[0]: self.targets}
 
     def lay_out(self, pipeline: Any) -> None:
         """Lay the weights of ``pipeline`` out as its family computes fastest."""

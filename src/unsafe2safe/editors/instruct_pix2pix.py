@@ -63,9 +63,8 @@ def restore(image: NDArray[np.float32], height: int, width: int) -> Pixels:
     return np.asarray(whole.resize((width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
 
 
-def encode_text(pipeline: Any, texts: Sequence[str]) -> Tensor:
-    """(B, L, D) last hidden states of the pipeline's CLIP text encoder."""
-    encoder = pipeline.text_encoder
+def tokenize(pipeline: Any, texts: Sequence[str]) -> Tensor:
+    """(B, L) int64 token ids, each text cut or padded to the tokenizer's length L."""
     tokens = pipeline.tokenizer(
         list(texts),
         padding="max_length",
@@ -73,7 +72,20 @@ def encode_text(pipeline: Any, texts: Sequence[str]) -> Tensor:
         truncation=True,
         return_tensors="pt",
     )
-    return cast(Tensor, encoder(tokens.input_ids.to(encoder.device))[0])
+    return cast(Tensor, tokens.input_ids)
+
+
+def embed_tokens(pipeline: Any, tokens: Tensor) -> Tensor:
+    """(B, N L, D) last hidden states of the pipeline's CLIP text encoder, which reads N texts of
+    each row of ``tokens`` (B, N L) apart."""
+    encoder, length = pipeline.text_encoder, pipeline.tokenizer.model_max_length
+    parts = [encoder(part.to(encoder.device))[0] for part in tokens.split(length, dim=1)]
+    return torch.cat(parts, dim=1)
+
+
+def encode_text(pipeline: Any, texts: Sequence[str]) -> Tensor:
+    """(B, L, D) last hidden states of the pipeline's CLIP text encoder."""
+    return embed_tokens(pipeline, tokenize(pipeline, texts))
 
 
 def encode_moments(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +138,11 @@ class InstructPix2PixEditor(TrainableEditor):
         "text's, with a gate per layer that begins closed; `safe`: the same as Safe Cross "
         "Attention, whose map is fused with the text's.",
     )
+    text_encoder_targets: tuple[str, ...] = Field(
+        default=(),
+        description="Layers of the text encoder that get a LoRA update too, as `targets`; empty: "
+        "it stays as it is. Where data uses words that the base was not trained on.",
+    )
     batch_size: int = Field(default=8, ge=1, description="Images edited at once.")
     device: str = Field(default="cpu", description="Torch device of edits: cpu, cuda, cuda:1.")
     precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
@@ -157,6 +174,11 @@ class InstructPix2PixEditor(TrainableEditor):
             "caption_branch": self.caption_branch,
             "source": self.source,
         }
+
+    def lora_targets(self) -> dict[str, tuple[str, ...]]:
+        if not self.text_encoder_targets:
+            return super().lora_targets()
+        return {**super().lora_targets(), "text_encoder": self.text_encoder_targets}
 
     def add_branch(self, pipeline: Any) -> None:
         """With a ``caption_branch``: add the base's branch, or a new one, to ``pipeline``.
@@ -192,7 +214,8 @@ class InstructPix2PixEditor(TrainableEditor):
                 self._load_adapter(pipeline, card, folder)
             except (OSError, ValueError, RuntimeError) as error:
                 raise UsageError(f"{folder}: {str(error).splitlines()[0]}") from None
-        pipeline.unet.requires_grad_(False).eval()
+        for name in self.parts:
+            getattr(pipeline, name).requires_grad_(False).eval()
         return pipeline
 
     def _load_adapter(self, pipeline: Any, card: AdapterCard, folder: Path) -> None:
@@ -218,10 +241,16 @@ class InstructPix2PixEditor(TrainableEditor):
         self, pipeline: Any, texts: Sequence[str], public_captions: Sequence[str]
     ) -> Tensor:
         """(B, L, D) embedded texts; with a caption branch (B, 2L, D), the captions behind them."""
+        return embed_tokens(pipeline, self.tokens_of(pipeline, texts, public_captions))
+
+    def tokens_of(
+        self, pipeline: Any, texts: Sequence[str], public_captions: Sequence[str]
+    ) -> Tensor:
+        """What :meth:`encode_texts` embeds: token ids (B, L) or (B, 2L), int64."""
+        tokens = tokenize(pipeline, texts)
         if self.caption_branch == "none":
-            return encode_text(pipeline, texts)
-        halves = encode_text(pipeline, texts), encode_text(pipeline, public_captions)
-        return torch.cat(halves, dim=1)
+            return tokens
+        return torch.cat([tokens, tokenize(pipeline, public_captions)], dim=1)
 
     def seen_source(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """What the editor sees of 8-bit sources: (B, 3, R, R) in [-1, 1], as ``images`` are.

@@ -24,8 +24,11 @@ def is_target(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def target_modules(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
-    """Full names of the layers of ``model`` that one of ``targets`` means (:func:`is_target`).
+def target_modules(
+    model: nn.Module, targets: tuple[str, ...], key: str = "editor.targets"
+) -> list[str]:
+    """Full names of the layers of ``model`` that one of ``targets`` means (:func:`is_target`);
+    ``key`` is where they were given.
 
     Layers of an attention processor are none: a caption branch is trained as a whole.
 
@@ -44,12 +47,19 @@ def target_modules(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
     for target in targets:
         matching = [name for name in layers if is_target(name, target)]
         if not matching:
-            raise UsageError(f"editor.targets: {target!r} matches no layer of the model")
+            raise UsageError(f"{key}: {target!r} matches no layer of the model")
         found.update(matching)
     return sorted(found)
 
 
-def names_for_peft(model: nn.Module, targets: tuple[str, ...]) -> list[str] | str:
+def targets_key(part: str) -> str:
+    """The key of the targets in a part of the pipeline."""
+    return "editor.text_encoder_targets" if part == "text_encoder" else "editor.targets"
+
+
+def names_for_peft(
+    model: nn.Module, targets: tuple[str, ...], key: str = "editor.targets"
+) -> list[str] | str:
     """``targets`` as peft takes them: a list for ends of names, a string for a pattern of all of
     them.
 
@@ -60,15 +70,21 @@ def names_for_peft(model: nn.Module, targets: tuple[str, ...]) -> list[str] | st
     Raises:
         UsageError: a target matches no linear or convolutional layer.
     """
-    layers = target_modules(model, targets)
+    layers = target_modules(model, targets, key)
     named = {name for name, _ in model.named_modules() if any(is_target(name, t) for t in targets)}
     if named == set(layers) and not any(target.startswith(PATTERN) for target in targets):
         return sorted(targets)
     return "|".join(map(re.escape, layers))
 
 
-def lora_config(editor: TrainableEditor, model: nn.Module, targets: tuple[str, ...] = ()) -> Any:
-    """Peft's settings for a new LoRA of ``model``, on ``targets`` or else the editor's.
+def lora_config(
+    editor: TrainableEditor,
+    model: nn.Module,
+    targets: tuple[str, ...] = (),
+    key: str = "editor.targets",
+) -> Any:
+    """Peft's settings for a new LoRA of ``model``, on ``targets``, given at ``key``, or else the
+    editor's.
 
     Raises:
         UsageError: a target matches no layer.
@@ -79,7 +95,7 @@ def lora_config(editor: TrainableEditor, model: nn.Module, targets: tuple[str, .
         r=editor.rank,
         lora_alpha=editor.alpha,
         lora_dropout=editor.dropout,
-        target_modules=names_for_peft(model, targets or editor.targets),
+        target_modules=names_for_peft(model, targets or editor.targets, key),
         use_rslora=editor.use_rslora,
         use_dora=editor.use_dora,
         init_lora_weights=True if editor.lora_init == "kaiming" else editor.lora_init,

@@ -15,8 +15,8 @@ from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.editors.caption_branch import caption_branch
 from unsafe2safe.editors.fine_tuning import TrainableEditor
-from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, encode_moments
-from unsafe2safe.editors.lora_targets import lora_config
+from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, embed_tokens, encode_moments
+from unsafe2safe.editors.lora_targets import lora_config, targets_key
 from unsafe2safe.objectives.base import ObjectiveSettings, prediction_of
 from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
 from unsafe2safe.training.draws import SampleKey, draw_normal
@@ -30,8 +30,9 @@ class PreparedEdits:
 
     ``target_mean`` and ``target_deviation`` are unscaled latent moments, so that each visit can
     sample anew; ``source`` is the unscaled mode of what the editor sees of it. With a caption
-    branch ``text`` is (B, 2L, D): the public caption behind the text. ``weight`` (B, 1, h, w) says
-    what each place counts; None: all the same.
+    branch ``text`` is (B, 2L, D): the public caption behind the text; where the text encoder is
+    trained it holds token ids instead, (B, L) or (B, 2L). ``weight`` (B, 1, h, w) says what each
+    place counts; None: all the same.
     """
 
     target_mean: Tensor
@@ -99,10 +100,11 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
         return ()
 
     def _add_lora(self) -> None:
-        config = lora_config(self.editor, self.denoiser)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.seed, "", 0, "lora_init"))
-            self.denoiser.add_adapter(config)
+            for part, targets in self.editor.lora_targets().items():
+                module = getattr(self.pipeline, part)
+                module.add_adapter(lora_config(self.editor, module, targets, targets_key(part)))
         # peft leaves new layers in training mode: right for LoRA dropout, the only such layer.
 
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
@@ -148,7 +150,7 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
             raise UsageError("editor.trainable=branch needs editor.caption_branch=gated or safe")
         super().__init__(editor, objective, seed)
         with torch.no_grad():
-            self._no_text = editor.encode_texts(self.pipeline, [""], [""])
+            self._no_text = self._embed([""], [""])
 
     def _add_parts(self) -> None:
         if self.editor.trainable != "full":  # whose weights are saved, plain as safetensors wants
@@ -165,9 +167,17 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
         instructions: Sequence[str],
         combined: Sequence[str | None] | None = None,
     ) -> Tensor:
-        """(B, L, D) the texts that the editor is given; (B, 2L, D) with a caption branch."""
-        texts = self.editor.texts_of(captions, instructions, combined)
+        """The texts that the editor is given, as :class:`PreparedEdits` has them."""
+        return self._embed(self.editor.texts_of(captions, instructions, combined), captions)
+
+    def _embed(self, texts: Sequence[str], captions: Sequence[str]) -> Tensor:
+        if self._trains_text:
+            return self.editor.tokens_of(self.pipeline, texts, captions)
         return self.editor.encode_texts(self.pipeline, texts, captions)
+
+    @property
+    def _trains_text(self) -> bool:
+        return self.editor.trainable == "lora" and "text_encoder" in self.editor.lora_targets()
 
     def draw(self, keys: Sequence[SampleKey], prepared: PreparedEdits) -> EditDraws:
         """All randomness of a step; each sample's depends on its own key only."""
@@ -189,8 +199,10 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
         )
         no_image = drawn.dropped.image[:, None, None, None]
         source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
-        no_text = drawn.dropped.text[:, None, None]
+        no_text = drawn.dropped.text.view(-1, *[1] * (prepared.text.ndim - 1))
         text = torch.where(no_text, self._no_text.to(prepared.text), prepared.text)
+        if self._trains_text:
+            text = embed_tokens(self.pipeline, text)
         prediction = self.pipeline.unet(
             torch.cat([noisy, source], dim=1).to(self._base_dtype),
             timesteps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -55,7 +56,7 @@ def export_adapter(editor: TrainableEditor, pipeline: Any, base: str, folder: Pa
     weights = card.weights_folder(temporary)
     with without_caption_branch(denoiser):
         if card.trainable == "lora":
-            _save_lora(pipeline, name, weights)
+            _save_lora(pipeline, editor.lora_targets(), weights)
         elif card.trainable == "full":
             denoiser.save_pretrained(weights / name, safe_serialization=True)
             forget_origin(weights)
@@ -76,21 +77,24 @@ def forget_origin(folder: Path) -> None:
             config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def _save_lora(pipeline: Any, name: str, folder: Path) -> None:
+def _save_lora(pipeline: Any, parts: Iterable[str], folder: Path) -> None:
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    denoiser = getattr(pipeline, name)
-    settings = denoiser.peft_config["default"].to_dict()
-    # Equal runs give equal bytes: sets have another order in each process, and so has metadata of
-    # more than one key (diffusers' own writer adds a second).
-    packed = {f"{name}.{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
-    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(packed, indent=2, sort_keys=True)}
-    # The raw form: the one converted to diffusers' names loads wrongly once conv_in is a target.
+    settings, layers = {}, {}
+    for part in parts:
+        module = getattr(pipeline, part)
+        for key, value in module.peft_config["default"].to_dict().items():
+            # Equal runs give equal bytes: sets have another order in each process, and so has
+            # metadata of more than one key (diffusers' own writer adds a second).
+            settings[f"{part}.{key}"] = sorted(value) if isinstance(value, set) else value
+        # The raw form: the one converted to diffusers' names loads wrongly once conv_in is a target
+        layers[f"{part}_lora_layers"] = get_peft_model_state_dict(module)
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True)}
     pipeline.save_lora_weights(
         save_directory=folder,
-        **{f"{name}_lora_layers": get_peft_model_state_dict(denoiser)},
+        **layers,
         save_function=lambda weights, path: save_file(weights, path, metadata=metadata),
     )
 
@@ -104,6 +108,7 @@ def _card(editor: TrainableEditor, pipeline: Any, base: str) -> AdapterCard:
         rank=editor.rank if lora else None,
         alpha=editor.alpha if lora else None,
         targets=editor.targets if lora else (),
+        text_encoder_targets=editor.lora_targets().get("text_encoder", ()) if lora else (),
         **cast(Any, {**editor.settings_on_card(), "base_dtype": editor.base_dtype}),
         prediction_type=prediction_of(pipeline.scheduler),
         resolution=editor.resolution,
@@ -126,6 +131,8 @@ def _model_card(card: AdapterCard, editor: TrainableEditor, model: str) -> str:
     ours = f"python anonymize.py editor={card.editor}{settings} adapter=RUN_FOLDER"
     if card.trainable == "lora":
         what = f"{_kind(card)} of rank {card.rank} on {', '.join(card.targets)}"
+        if card.text_encoder_targets:
+            what += f", and on the text encoder's {', '.join(card.text_encoder_targets)}"
         plain = 'pipeline.load_lora_weights("adapter")'
     elif card.trainable == "full":
         what = f"All weights of the {model}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from unsafe2safe.editors.branch_attention import BranchKind
 from unsafe2safe.editors.caption_branch import add_caption_branch, caption_branch
 from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
-from unsafe2safe.editors.lora_targets import lora_config
+from unsafe2safe.editors.lora_targets import lora_config, targets_key
 from unsafe2safe.training.planning.true_size import (
     ModelSize,
     SizedModel,
@@ -83,12 +83,17 @@ def _with_trained(
         tokens *= 2
     if editor.trainable == "lora":
         network.add_adapter(lora_config(editor, network, targets))
+        for part, text_targets in editor.lora_targets().items():
+            if encoder := model.text_encoders.get(part):
+                lora = lora_config(editor, encoder, text_targets, targets_key(part))
+                cast(Any, encoder).add_adapter(lora)
     elif editor.trainable == "full":
         network.requires_grad_(True)
     if model.size.inputs == "unet":
         for parameter in caption_branch(network).values():
             parameter.requires_grad_(True)
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    parts = (network, *model.text_encoders.values())
+    trained = [p for part in parts for p in part.parameters() if p.requires_grad]
     if not trained:
         raise UsageError(f"editor.trainable={editor.trainable} leaves nothing to train")
     for parameter in trained:
