@@ -34,12 +34,22 @@ def kontext(**settings: Any) -> FluxKontextEditor:
     return build(dict(values) | SMALL | settings, "editor", FluxKontextEditor)
 
 
-def save_tiny_kontext(folder: Path, *, guidance: bool = True, dynamic: bool = True) -> Path:
-    """A FluxKontextPipeline in ``folder``; ``guidance``: its transformer takes a guidance scale."""
+def save_tiny_kontext(
+    folder: Path,
+    *,
+    guidance: bool = True,
+    dynamic: bool = True,
+    kind: str = "FluxKontextPipeline",
+    single_layers: int = 1,
+) -> Path:
+    """A FluxKontextPipeline in ``folder``, or of another ``kind`` with the same parts.
+
+    ``guidance``: its transformer takes a guidance scale.
+    """
+    import diffusers
     from diffusers import (
         AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,
-        FluxKontextPipeline,
         FluxTransformer2DModel,
     )
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
@@ -47,7 +57,7 @@ def save_tiny_kontext(folder: Path, *, guidance: bool = True, dynamic: bool = Tr
     clip_tokens, t5_tokens = build_tokenizer(), t5_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        FluxKontextPipeline(
+        getattr(diffusers, kind)(
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=dynamic, shift=3.0),
             vae=AutoencoderKL(
                 down_block_types=("DownEncoderBlock2D",) * 2,
@@ -91,7 +101,7 @@ def save_tiny_kontext(folder: Path, *, guidance: bool = True, dynamic: bool = Tr
                 patch_size=1,
                 in_channels=4 * LATENT_CHANNELS,
                 num_layers=1,
-                num_single_layers=1,
+                num_single_layers=single_layers,
                 attention_head_dim=16,
                 num_attention_heads=2,
                 joint_attention_dim=WIDTH,

@@ -70,8 +70,8 @@ class BaseWeights:
                 digest.update(_sampled(path))
         return digest.hexdigest()
 
-    def check_kind(self, needed: str, editor: str) -> None:
-        """Refuse a pipeline of another class than ``needed``, by its index, a small file.
+    def check_kind(self, needed: str | tuple[str, ...], editor: str) -> str:
+        """The class of the pipeline, which is of ``needed``, by its index, a small file.
 
         Raises:
             UsageError: it is of another class, or has no index.
@@ -85,11 +85,14 @@ class BaseWeights:
                 found = DiffusionPipeline.load_config(self.location, revision=self.revision)
             except (OSError, ValueError) as error:
                 raise self._unusable(error) from None
-        if found.get("_class_name") != needed:
+        kind = found.get("_class_name")
+        needed = (needed,) if isinstance(needed, str) else needed
+        if not isinstance(kind, str) or kind not in needed:
             raise UsageError(
-                f"editor.weights={self.location} is a {found.get('_class_name')}; "
-                f"editor={editor} needs a {needed}"
+                f"editor.weights={self.location} is a {kind}; "
+                f"editor={editor} needs a {' or a '.join(needed)}"
             )
+        return kind
 
     def component_config(self, kind: Any, part: str) -> dict[str, Any]:
         """``config.json`` of one part, of the diffusers class ``kind``; no weight is loaded.

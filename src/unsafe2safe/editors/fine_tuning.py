@@ -71,6 +71,8 @@ class AdapterCard:
     base_dtype: str = "float32"
     widened: bool = False
     text_encoder_targets: tuple[str, ...] = ()
+    condition_offset: tuple[int, int] = (0, 0)
+    independent_condition: bool = False
 
     def weights_folder(self, folder: Path) -> Path:
         """Where in the adapter folder everything but a caption branch lies."""
@@ -140,6 +142,8 @@ class TrainableEditor(Editor):
     family: ClassVar[str]
     # What the base's scheduler expects of its model where that is known before it is loaded.
     predicts: ClassVar[str | None] = None
+    # The file of its LoRA where plain diffusers cannot honour it; None: diffusers' own file.
+    lora_file: ClassVar[str | None] = None
 
     @field_validator("targets")
     @classmethod
@@ -212,10 +216,26 @@ class TrainableEditor(Editor):
         """Which layers get a LoRA update, by the part of the pipeline."""
         return {self.parts[0]: self.targets}
 
+    def never_learning(self, denoiser: Any) -> tuple[str, ...]:  # noqa: ARG002
+        """Names of modules of ``denoiser`` on whose output no loss depends: never trained."""
+        return ()
+
+    def add_lora(self, denoiser: Any, config: Any) -> None:
+        """Give ``denoiser`` the new LoRA of peft's ``config``."""
+        denoiser.add_adapter(config)
+
+    def save_lora(self, denoiser: Any, folder: Path) -> None:  # noqa: ARG002
+        """With a ``lora_file``: write the LoRA of ``denoiser`` to it in ``folder``."""
+        raise TypeError(f"editor={self.name} has no file of its own")
+
+    def edits_otherwise(self) -> str:
+        """For the model card: why plain diffusers edits otherwise with the adapter; or nothing."""
+        return ""
+
     def lay_out(self, pipeline: Any) -> None:
         """Lay the weights of ``pipeline`` out as its family computes fastest."""
 
-    def settings_on_card(self) -> dict[str, str]:
+    def settings_on_card(self) -> dict[str, Any]:
         """Settings that an adapter is bound to, as its card calls them: with others it is of no
         use."""
         return {"captions": self.captions}

@@ -19,7 +19,8 @@ from torch import Tensor
 from unsafe2safe.core.config.components import component
 from unsafe2safe.editors.base import Pixels
 from unsafe2safe.editors.instruct_pix2pix import encode_moments
-from unsafe2safe.editors.token_editor import TextEmbedding, TokenEditor
+from unsafe2safe.editors.text_embedding import TextEmbedding
+from unsafe2safe.editors.token_editor import TokenEditor
 
 
 @component
@@ -59,7 +60,12 @@ class Flux2KleinEditor(TokenEditor):
     family: ClassVar[str] = "flux2-klein"
     pipeline_class: ClassVar[str] = "Flux2KleinPipeline"
 
-    def encode_texts(self, pipeline: Any, texts: Sequence[str]) -> TextEmbedding:
+    def encode_texts(
+        self,
+        pipeline: Any,
+        texts: Sequence[str],
+        images: Tensor | None = None,  # noqa: ARG002
+    ) -> TextEmbedding:
         tokens, _ = pipeline.encode_prompt(
             prompt=list(texts),
             device=pipeline.text_encoder.device,

@@ -19,15 +19,63 @@ from unsafe2safe.core.config.components import component
 from unsafe2safe.editors.base import Pixels
 from unsafe2safe.editors.instruct_pix2pix import encode_moments, to_model
 from unsafe2safe.editors.library_logs import texts_unprinted
-from unsafe2safe.editors.token_editor import TextEmbedding, TokenEditor
+from unsafe2safe.editors.text_embedding import TextEmbedding
+from unsafe2safe.editors.token_editor import TokenEditor
 
 # The guidance that a guidance-distilled model is told in training: none beside its condition.
-_TRAINED_GUIDANCE = 1.0
+TRAINED_GUIDANCE = 1.0
+
+
+class FluxEditor(TokenEditor):
+    """What editors on FLUX.1 have in common: texts embedded by CLIP (pooled) and T5 (tokens), and
+    latents that are shifted and scaled."""
+
+    parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "text_encoder_2")
+
+    def encode_texts(
+        self,
+        pipeline: Any,
+        texts: Sequence[str],
+        images: Tensor | None = None,  # noqa: ARG002
+    ) -> TextEmbedding:
+        with texts_unprinted(pipeline):
+            tokens, pooled, _ = pipeline.encode_prompt(
+                prompt=list(texts),
+                prompt_2=None,
+                device=pipeline.text_encoder.device,
+                max_sequence_length=self.text_tokens,
+            )
+        return TextEmbedding(tokens, pooled)
+
+    def encode_images(self, pipeline: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+        vae = pipeline.vae
+        mean, deviation = encode_moments(vae, images.to(vae.device, vae.dtype))
+        shift, scale = vae.config.shift_factor, vae.config.scaling_factor
+        return (mean.float() - shift) * scale, deviation.float() * scale
+
+    def shift_mu(self, pipeline: Any, height: int, width: int) -> float:
+        return shift_by_tokens(pipeline.scheduler, (height // 2) * (width // 2))
+
+
+def shift_by_tokens(scheduler: Any, tokens: int) -> float:
+    """How far pipelines of FLUX.1 and Qwen-Image shift the noise levels of so many tokens."""
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    config = scheduler.config
+    return float(
+        calculate_shift(
+            tokens,
+            config.get("base_image_seq_len", 256),
+            config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5),
+            config.get("max_shift", 1.15),
+        )
+    )
 
 
 @component
-class FluxKontextEditor(TokenEditor):
-    """Edits with FLUX.1 Kontext, texts embedded by CLIP (pooled) and T5 (tokens)."""
+class FluxKontextEditor(FluxEditor):
+    """Edits with FLUX.1 Kontext."""
 
     targets: tuple[str, ...] = Field(
         default=(
@@ -49,24 +97,8 @@ class FluxKontextEditor(TokenEditor):
         description="Modules that get a LoRA update, by the end of their name.",
     )
 
-    parts: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "text_encoder_2")
     family: ClassVar[str] = "flux-kontext"
     pipeline_class: ClassVar[str] = "FluxKontextPipeline"
-
-    def encode_texts(self, pipeline: Any, texts: Sequence[str]) -> TextEmbedding:
-        with texts_unprinted(pipeline):
-            tokens, pooled, _ = pipeline.encode_prompt(
-                prompt=list(texts),
-                device=pipeline.text_encoder.device,
-                max_sequence_length=self.text_tokens,
-            )
-        return TextEmbedding(tokens, pooled)
-
-    def encode_images(self, pipeline: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-        vae = pipeline.vae
-        mean, deviation = encode_moments(vae, images.to(vae.device, vae.dtype))
-        shift, scale = vae.config.shift_factor, vae.config.scaling_factor
-        return (mean.float() - shift) * scale, deviation.float() * scale
 
     def predict(
         self, pipeline: Any, noisy: Tensor, source: Tensor, timesteps: Tensor, text: TextEmbedding
@@ -84,7 +116,7 @@ class FluxKontextEditor(TokenEditor):
         source_ids[..., 0] = 1
         guidance = None
         if transformer.config.guidance_embeds:
-            guidance = torch.full((batch,), _TRAINED_GUIDANCE, device=noisy.device)
+            guidance = torch.full((batch,), TRAINED_GUIDANCE, device=noisy.device)
         predicted = transformer(
             hidden_states=torch.cat(packed, dim=1),
             timestep=timesteps.to(dtype) / pipeline.scheduler.config.num_train_timesteps,
@@ -98,20 +130,6 @@ class FluxKontextEditor(TokenEditor):
         side = pipeline.vae_scale_factor
         unpacked = pipeline._unpack_latents(predicted, height * side, width * side, side)
         return cast(Tensor, unpacked)
-
-    def shift_mu(self, pipeline: Any, height: int, width: int) -> float:
-        from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
-
-        config = pipeline.scheduler.config
-        return float(
-            calculate_shift(
-                (height // 2) * (width // 2),
-                config.get("base_image_seq_len", 256),
-                config.get("max_image_seq_len", 4096),
-                config.get("base_shift", 0.5),
-                config.get("max_shift", 1.15),
-            )
-        )
 
     def run(
         self,

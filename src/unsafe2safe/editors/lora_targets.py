@@ -58,19 +58,28 @@ def targets_key(part: str) -> str:
 
 
 def names_for_peft(
-    model: nn.Module, targets: tuple[str, ...], key: str = "editor.targets"
+    model: nn.Module,
+    targets: tuple[str, ...],
+    key: str = "editor.targets",
+    but: tuple[str, ...] = (),
 ) -> list[str] | str:
     """``targets`` as peft takes them: a list for ends of names, a string for a pattern of all of
     them.
 
     It is a pattern of the layers' full names where a target is one (:func:`is_target`), or where a
     target names other modules as well: peft then refuses it (``attn.to_out`` of FLUX.2 is a layer
-    in some blocks, a list in others).
+    in some blocks, a list in others). Layers of the modules called ``but`` are left out.
 
     Raises:
-        UsageError: a target matches no linear or convolutional layer.
+        UsageError: a target matches no linear or convolutional layer, or all are left out.
     """
-    layers = target_modules(model, targets, key)
+    layers = [
+        name
+        for name in target_modules(model, targets, key)
+        if not any(name == other or name.startswith(f"{other}.") for other in but)
+    ]
+    if not layers:
+        raise UsageError(f"{key}: no loss depends on {', '.join(targets)}")
     named = {name for name, _ in model.named_modules() if any(is_target(name, t) for t in targets)}
     if named == set(layers) and not any(target.startswith(PATTERN) for target in targets):
         return sorted(targets)
@@ -84,18 +93,19 @@ def lora_config(
     key: str = "editor.targets",
 ) -> Any:
     """Peft's settings for a new LoRA of ``model``, on ``targets``, given at ``key``, or else the
-    editor's.
+    editor's, without layers that never learn (:meth:`TrainableEditor.never_learning`).
 
     Raises:
         UsageError: a target matches no layer.
     """
     from peft import LoraConfig
 
+    names = names_for_peft(model, targets or editor.targets, key, editor.never_learning(model))
     return LoraConfig(
         r=editor.rank,
         lora_alpha=editor.alpha,
         lora_dropout=editor.dropout,
-        target_modules=names_for_peft(model, targets or editor.targets, key),
+        target_modules=names,
         use_rslora=editor.use_rslora,
         use_dora=editor.use_dora,
         init_lora_weights=True if editor.lora_init == "kaiming" else editor.lora_init,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -33,24 +32,9 @@ from unsafe2safe.editors.fine_tuning import (
 )
 from unsafe2safe.editors.instruct_pix2pix import restore, square
 from unsafe2safe.editors.lora_loading import load_lora
+from unsafe2safe.editors.text_embedding import TextEmbedding
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class TextEmbedding:
-    """What a denoiser is told: ``tokens`` (B, T, D), and ``pooled`` (B, P) where it takes that."""
-
-    tokens: Tensor
-    pooled: Tensor | None = None
-
-    def replaced(self, where: Tensor, by: TextEmbedding) -> TextEmbedding:
-        """The samples ``where`` (B,) booleans say so replaced by those of ``by``, (1, ...) each."""
-        tokens = torch.where(where[:, None, None], by.tokens.to(self.tokens), self.tokens)
-        if self.pooled is None or by.pooled is None:
-            return TextEmbedding(tokens)
-        pooled = torch.where(where[:, None], by.pooled.to(self.pooled), self.pooled)
-        return TextEmbedding(tokens, pooled)
 
 
 @component
@@ -63,8 +47,11 @@ class TokenEditor(TrainableEditor):
         description="Branch, tag or commit on the hub; a commit makes runs repeatable. null: the "
         "newest.",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="bfloat16", description="Of the base's weights; LoRA weights stay in fp32."
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="bfloat16",
+        description="Of the base's weights; LoRA weights stay in fp32. float16, which not every "
+        "editor takes: the autoencoder stays in fp32, training needs trainer.precision=16-mixed, "
+        "and its adapters are bound to it.",
     )
     resolution: int = Field(
         default=1024, ge=16, multiple_of=16, description="Side of the edited square, pixels."
@@ -83,16 +70,23 @@ class TokenEditor(TrainableEditor):
     predicts: ClassVar[str | None] = "flow_prediction"
     # The diffusers pipeline, by name: importing it here would load torch's heavy friends.
     pipeline_class: ClassVar[str]
+    # Whether its autoencoder may be in another dtype than the rest.
+    takes_float16: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.trainable == "branch":
             raise ConfigError(f"editor.trainable=branch: editor={self.name} has no caption branch")
+        if self.dtype == "float16" and not self.takes_float16:
+            raise ConfigError(f"editor.dtype=float16: editor={self.name} takes bfloat16 or float32")
         if self.trainable == "full" and self.dtype != "float32":
             raise ConfigError("editor.trainable=full trains in fp32 and needs editor.dtype=float32")
 
     @abstractmethod
-    def encode_texts(self, pipeline: Any, texts: Sequence[str]) -> TextEmbedding:
-        """The texts as the pipeline itself embeds them."""
+    def encode_texts(
+        self, pipeline: Any, texts: Sequence[str], images: Tensor | None = None
+    ) -> TextEmbedding:
+        """The texts as the pipeline itself embeds them; where ``text_sees_source``, each beside its
+        source of ``images``, (B, 3, R, R) in [-1, 1]."""
 
     @abstractmethod
     def encode_images(self, pipeline: Any, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,8 +111,21 @@ class TokenEditor(TrainableEditor):
             UsageError: ``weights`` is a folder without such a pipeline, or no folder and no hub id.
         """
         if self._base.is_folder:
-            self._base.check_kind(self.pipeline_class, self.name)
+            self.pipeline_name()
         return {"editor.weights": self._base.content()}
+
+    def pipeline_name(self) -> str:
+        """The diffusers class of ``weights``, by its index, a small file.
+
+        Raises:
+            UsageError: it is none that this editor takes, or there is no such base.
+        """
+        return self._base.check_kind(self.pipeline_class, self.name)
+
+    def number_types(self) -> Any:
+        """What the base is loaded in; its autoencoder overflows in float16."""
+        dtype = getattr(torch, self.dtype)
+        return {"default": dtype, "vae": torch.float32} if dtype == torch.float16 else dtype
 
     @cached_property
     def _base(self) -> BaseWeights:
@@ -132,12 +139,10 @@ class TokenEditor(TrainableEditor):
         """
         import diffusers
 
-        self._base.check_kind(self.pipeline_class, self.name)
+        kind = getattr(diffusers, self.pipeline_name())
         if not self.commercial:
             tell_licence(self.name, self.licence)
-        pipeline = self._base.load(
-            getattr(diffusers, self.pipeline_class), dtype=getattr(torch, self.dtype)
-        )
+        pipeline = self._base.load(kind, dtype=self.number_types())
         for name in self.parts:
             getattr(pipeline, name).requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)

@@ -82,6 +82,8 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
             self._add_lora()
         elif editor.trainable == "full":
             self.denoiser.requires_grad_(True)
+            for name in editor.never_learning(self.denoiser):
+                self.denoiser.get_submodule(name).requires_grad_(False)
         for parameter in self._added_parameters():
             parameter.requires_grad_(True)
         self._trainable = {
@@ -104,7 +106,8 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
             torch.manual_seed(torch_seed(self.seed, "", 0, "lora_init"))
             for part, targets in self.editor.lora_targets().items():
                 module = getattr(self.pipeline, part)
-                module.add_adapter(lora_config(self.editor, module, targets, targets_key(part)))
+                config = lora_config(self.editor, module, targets, targets_key(part))
+                self.editor.add_lora(module, config)
         # peft leaves new layers in training mode: right for LoRA dropout, the only such layer.
 
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:

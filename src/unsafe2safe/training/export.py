@@ -38,7 +38,8 @@ def export_adapter(editor: TrainableEditor, pipeline: Any, base: str, folder: Pa
 
     LoRA: ``pytorch_lora_weights.safetensors`` for ``pipeline.load_lora_weights(folder)``. All
     weights: ``unet/`` or ``transformer/`` for its class's ``from_pretrained``. Beside them
-    ``adapter.json`` and a model card. A caption branch is ``caption_branch.safetensors``; the
+    ``adapter.json`` and a model card. A LoRA that plain diffusers cannot honour is in the editor's
+    own ``lora_file``. A caption branch is ``caption_branch.safetensors``; the
     others then lie in a folder of their own, since diffusers would load them without it and say
     nothing. ``base`` is the fingerprint of the base's weights.
 
@@ -55,7 +56,9 @@ def export_adapter(editor: TrainableEditor, pipeline: Any, base: str, folder: Pa
     card.write(temporary)
     weights = card.weights_folder(temporary)
     with without_caption_branch(denoiser):
-        if card.trainable == "lora":
+        if card.trainable == "lora" and editor.lora_file is not None:
+            editor.save_lora(denoiser, weights)
+        elif card.trainable == "lora":
             _save_lora(pipeline, editor.lora_targets(), weights)
         elif card.trainable == "full":
             denoiser.save_pretrained(weights / name, safe_serialization=True)
@@ -122,9 +125,15 @@ def _card(editor: TrainableEditor, pipeline: Any, base: str) -> AdapterCard:
 
 
 def _model_card(card: AdapterCard, editor: TrainableEditor, model: str) -> str:
-    choices = {"captions": "instruction", "caption_branch": "none", "source": "full"}
+    choices = {
+        "captions": "instruction",
+        "caption_branch": "none",
+        "source": "full",
+        "condition_offset": (0, 0),
+        "independent_condition": False,
+    }
     settings = "".join(
-        f" editor.{name}={getattr(card, name)}"
+        f" editor.{name}={_typed(getattr(card, name))}"
         for name, default in choices.items()
         if getattr(card, name) != default
     )
@@ -145,9 +154,13 @@ def _model_card(card: AdapterCard, editor: TrainableEditor, model: str) -> str:
 Plain diffusers cannot load it: `{BRANCH_FILE}` holds a second cross-attention for the public
 caption, which diffusers does not know. Weights in `{BESIDE_BRANCH_FOLDER}` were trained together
 with it and are of no use without."""
+    elif card.trainable == "lora" and editor.lora_file is not None:
+        load = f"    {ours}\n\nPlain diffusers cannot load it: {editor.edits_otherwise()}"
     else:
         load = f"    {plain}\n\nor `{ours}`."
-    if card.base_dtype != "float32" and card.trainable == "lora":
+        if otherwise := editor.edits_otherwise():
+            load += f"\n\n{otherwise}"
+    if editor.lora_file is None and card.base_dtype != "float32" and card.trainable == "lora":
         load += f"""
 
 Plain diffusers rounds the LoRA to {card.base_dtype} beside such a base; Unsafe2Safe does not."""
@@ -181,6 +194,13 @@ Base weights: fingerprint {card.base} in {card.base_dtype}, licence {card.licenc
 
 Its edits are published only after verification: an adapter promises nothing by itself.
 """
+
+
+def _typed(value: object) -> str:
+    """``value`` as it is typed after a key on the command line."""
+    if isinstance(value, tuple):
+        return "[" + ",".join(map(str, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _kind(card: AdapterCard) -> str:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unsafe2safe.editors.token_editor import TextEmbedding, TokenEditor
+from unsafe2safe.editors.text_embedding import TextEmbedding
+from unsafe2safe.editors.token_editor import TokenEditor
 from unsafe2safe.objectives.base import ObjectiveSettings
+from unsafe2safe.objectives.conditioning import Dropped
 from unsafe2safe.training.diffusion import draw_diffusion
 from unsafe2safe.training.draws import SampleKey, draw_normal
 from unsafe2safe.training.editor_task import EditDraws, FineTuningTask
@@ -22,13 +24,17 @@ class PreparedTokenEdits:
     sees them.
 
     ``target_mean`` and ``target_deviation`` are moments, so that each visit can sample anew;
-    ``source`` is a mode.
+    ``source`` is a mode. Where the text embedding depends on the source, ``no_text`` is the empty
+    text beside it, and ``unseen`` the text beside a grey picture; None where the objective drops
+    neither.
     """
 
     target_mean: Tensor
     target_deviation: Tensor
     source: Tensor
     text: TextEmbedding
+    no_text: TextEmbedding | None = None
+    unseen: TextEmbedding | None = None
 
 
 class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
@@ -39,8 +45,9 @@ class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
     def __init__(self, editor: TokenEditor, objective: ObjectiveSettings, seed: int) -> None:
         """Load the base and make its weights or a new LoRA trainable; see FineTuningTask."""
         super().__init__(editor, objective, seed)
+        self._grey = torch.zeros(1, 3, editor.resolution, editor.resolution)
         with torch.no_grad():
-            self._no_text = editor.encode_texts(self.pipeline, [""])
+            self._no_text = editor.encode_texts(self.pipeline, [""], self._grey)
 
     @torch.no_grad()
     def prepare(self, batch: PairBatch) -> PreparedTokenEdits:
@@ -51,8 +58,26 @@ class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
         texts = editor.texts_of(
             batch.public_captions, batch.edit_instructions, batch.combined_captions
         )
-        text = editor.encode_texts(pipeline, texts)
-        return PreparedTokenEdits(mean, deviation, source, text)
+        text = editor.encode_texts(pipeline, texts, batch.source)
+        no_text = unseen = None
+        dropout, count = self.objective, len(texts)
+        if editor.text_sees_source and dropout.text_dropout > 0:
+            no_text = editor.encode_texts(pipeline, [""] * count, batch.source)
+        if editor.text_sees_source and dropout.image_dropout > 0:
+            unseen = editor.encode_texts(pipeline, texts, self._grey.expand(count, -1, -1, -1))
+        return PreparedTokenEdits(mean, deviation, source, text, no_text, unseen)
+
+    def _text(self, prepared: PreparedTokenEdits, dropped: Dropped) -> TextEmbedding:
+        """What the denoiser is told; a dropped source is hidden from its texts, too."""
+        text = prepared.text
+        if prepared.no_text is not None:
+            text = text.replaced(dropped.text, prepared.no_text)
+        if prepared.unseen is not None:
+            text = text.replaced(dropped.image, prepared.unseen)
+        nothing = dropped.text
+        if self.editor.text_sees_source:
+            nothing = dropped.text & dropped.image
+        return text.replaced(nothing, self._no_text)
 
     def draw(self, keys: Sequence[SampleKey], prepared: PreparedTokenEdits) -> EditDraws:
         shape, device = prepared.source.shape[1:], prepared.source.device
@@ -71,6 +96,6 @@ class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
         )
         no_image = drawn.dropped.image[:, None, None, None]
         source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
-        text = prepared.text.replaced(drawn.dropped.text, self._no_text)
+        text = self._text(prepared, drawn.dropped)
         prediction = self.editor.predict(self.pipeline, noisy, source, timesteps, text)
         return self.objective.loss(prediction, latents, drawn.noise, drawn.timesteps, scheduler)
