@@ -1,0 +1,41 @@
+"""What is trained of the large token editors at their true size, counted on the meta device."""
+
+from __future__ import annotations
+
+import pytest
+from editors.tiny_omini import omini
+from editors.tiny_qwen_edit import qwen_edit
+from torch import nn
+
+from unsafe2safe.training.planning.model import planned_model
+from unsafe2safe.training.planning.true_size import parameter_count
+
+
+def count(parameters: list[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def test_omini_trains_what_its_paper_counts() -> None:
+    """14.5 M at rank 4 (Tan et al. 2024, table 1), with the single blocks' modulation and with the
+    layers that no loss depends on."""
+    targets = omini().targets
+    planned = planned_model(omini(rank=4, targets=(*targets, "norm.linear")), None, None)
+    assert (planned.model.name, planned.resolution) == ("omini", omini().resolution)
+    unread = 4 * ((3072 + 3072) + (3072 + 12288) + (15360 + 3072))
+    assert count(planned.trained) + unread == pytest.approx(14.5e6, rel=0.002)
+    whole = parameter_count(planned.model.network) - count(planned.trained)
+    assert whole == pytest.approx(11.9e9, rel=0.01)
+
+
+def test_qwen_edit_trains_all_blocks_but_the_last_ones_text() -> None:
+    planned = planned_model(qwen_edit(rank=16), None, None)
+    attention, image_mlp = 8 * (3072 + 3072), 2 * (3072 + 12288)
+    last_text = 2 * (3072 + 3072)
+    assert count(planned.trained) == 16 * (60 * (attention + image_mlp) - last_text)
+    whole = parameter_count(planned.model.network) - count(planned.trained)
+    assert whole == pytest.approx(20.4e9, rel=0.01)
+
+
+def test_a_plan_of_another_model_leaves_nothing_out() -> None:
+    for editor in (omini(rank=4), qwen_edit(rank=4)):
+        assert planned_model(editor, "ip2p", None).trained
