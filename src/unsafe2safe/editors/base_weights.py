@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.editors.quantization import (
+    Quantize,
+    gather_on_cpu,
+    loading_settings,
+    quantizing,
+)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _INDEX = "model_index.json"
@@ -76,16 +82,7 @@ class BaseWeights:
         Raises:
             UsageError: it is of another class, or has no index.
         """
-        if self.is_folder:
-            found = _read_index(Path(self.location))
-        else:
-            from diffusers import DiffusionPipeline
-
-            try:
-                found = DiffusionPipeline.load_config(self.location, revision=self.revision)
-            except (OSError, ValueError) as error:
-                raise self._unusable(error) from None
-        kind = found.get("_class_name")
+        kind = self.index().get("_class_name")
         needed = (needed,) if isinstance(needed, str) else needed
         if not isinstance(kind, str) or kind not in needed:
             raise UsageError(
@@ -93,6 +90,24 @@ class BaseWeights:
                 f"editor={editor} needs a {' or a '.join(needed)}"
             )
         return kind
+
+    def index(self) -> Mapping[str, Any]:
+        """``model_index.json``: the pipeline's class and those of its parts.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.is_folder:
+            return _read_index(Path(self.location))
+        from diffusers import DiffusionPipeline
+
+        try:
+            found: Mapping[str, Any] = DiffusionPipeline.load_config(
+                self.location, revision=self.revision
+            )
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from None
+        return found
 
     def component_config(self, kind: Any, part: str) -> dict[str, Any]:
         """``config.json`` of one part, of the diffusers class ``kind``; no weight is loaded.
@@ -110,6 +125,21 @@ class BaseWeights:
         except (OSError, ValueError) as error:
             raise self._unusable(error) from None
         return config
+
+    def load_quantized(
+        self, pipeline_class: Any, quantize: Quantize, denoiser: str, **settings: Any
+    ) -> Any:
+        """As :meth:`load`, with ``denoiser`` and large text encoders packed as ``quantize`` says;
+        all on the CPU."""
+        if quantize == "none":
+            return self.load(pipeline_class, **settings)
+        dtype = settings["dtype"]
+        computed = dtype.get(denoiser, dtype.get("default")) if isinstance(dtype, dict) else dtype
+        packing = loading_settings(quantize, self.index(), denoiser, computed)
+        with quantizing(quantize):
+            pipeline = self.load(pipeline_class, **settings, **packing)
+        gather_on_cpu(pipeline)
+        return pipeline
 
     def load(self, pipeline_class: Any, **settings: Any) -> Any:
         """A pipeline of ``pipeline_class``, from safetensors alone.

@@ -24,6 +24,7 @@ from unsafe2safe.core.errors import ItemError, UsageError
 from unsafe2safe.editors.base import Editor, EditRequest, Pixels
 from unsafe2safe.editors.concealment import SourceView
 from unsafe2safe.editors.lora_targets import PATTERN
+from unsafe2safe.editors.quantization import Quantize, check_quantize, unpacked
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,7 @@ class AdapterCard:
     text_encoder_targets: tuple[str, ...] = ()
     condition_offset: tuple[int, int] = (0, 0)
     independent_condition: bool = False
+    quantize: Quantize = "none"
 
     def weights_folder(self, folder: Path) -> Path:
         """Where in the adapter folder everything but a caption branch lies."""
@@ -132,6 +134,16 @@ class TrainableEditor(Editor):
     )
 
     batch_size: int = Field(default=1, ge=1, description="Images edited at once.")
+    quantize: Quantize = Field(
+        default="none",
+        description="Hold the linear layers of the frozen denoiser and of text encoders other than "
+        "CLIP in 4 bits (`nf4`) or 8 (`int8`), both by bitsandbytes, or in 8 by torchao.",
+    )
+    attention: str | None = Field(
+        default=None,
+        description="Attention backend of diffusers, of edits and, where trainer.attention is "
+        "null, of training; null: torch's own.",
+    )
 
     trainable_by_us: ClassVar[bool] = True
     # The file in configs/true_size that mode=plan reads; None: the one of the editor's name.
@@ -140,6 +152,10 @@ class TrainableEditor(Editor):
     parts: ClassVar[tuple[str, ...]]
     # Tag of model cards.
     family: ClassVar[str]
+    # Whether its base can be loaded with `quantize`.
+    quantizable: ClassVar[bool] = False
+    # Whether the denoiser computes attention through diffusers' backends.
+    dispatched_attention: ClassVar[bool] = True
     # What the base's scheduler expects of its model where that is known before it is loaded.
     predicts: ClassVar[str | None] = None
     # The file of its LoRA where plain diffusers cannot honour it; None: diffusers' own file.
@@ -154,6 +170,19 @@ class TrainableEditor(Editor):
             except re.error as error:
                 raise ValueError(f"{target!r} is no regular expression ({error})") from None
         return targets
+
+    def check_loadable(self) -> None:
+        """Whether the base can be loaded as these settings ask; told before any weight is.
+
+        Raises:
+            UsageError: it cannot be quantized so.
+        """
+        if self.quantize != "none" and not self.quantizable:
+            raise UsageError(
+                f"editor.quantize={self.quantize}: the base of editor={self.name} cannot be "
+                "quantized"
+            )
+        check_quantize(self.quantize, self.trainable, self.use_dora)
 
     @abstractmethod
     def load_base(self) -> Any:
@@ -238,7 +267,7 @@ class TrainableEditor(Editor):
     def settings_on_card(self) -> dict[str, Any]:
         """Settings that an adapter is bound to, as its card calls them: with others it is of no
         use."""
-        return {"captions": self.captions}
+        return {"captions": self.captions, "quantize": self.quantize}
 
     def text_of(
         self, public_caption: str, edit_instruction: str, combined_caption: str | None = None
@@ -279,7 +308,7 @@ def weights_fingerprint(
     digest = blake2b(digest_size=8)
     for part, module in sorted(modules.items()):
         for name, value in sorted(module.state_dict().items()):
-            flat = value.detach().flatten()
+            flat = unpacked(value.detach()).flatten()
             sample = flat[:: max(1, flat.numel() // _SAMPLED_PER_TENSOR)]
             digest.update(f"{part}.{name}{tuple(value.shape)}".encode())
             if rounded_to is not None and sample.is_floating_point():

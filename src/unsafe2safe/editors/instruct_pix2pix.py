@@ -21,6 +21,7 @@ from torch import Tensor
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.editors.attention import check_attention
 from unsafe2safe.editors.base import EditRequest, Pixels
 from unsafe2safe.editors.branch_attention import BranchKind
 from unsafe2safe.editors.caption_branch import (
@@ -155,10 +156,19 @@ class InstructPix2PixEditor(TrainableEditor):
     source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "channel"
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder")
     family: ClassVar[str] = "instruct-pix2pix"
+    dispatched_attention: ClassVar[bool] = False
 
     @abstractmethod
     def load_base(self) -> Any:
         """A new StableDiffusionInstructPix2PixPipeline without adapter or branch, in eval mode."""
+
+    def check_loadable(self) -> None:
+        super().check_loadable()
+        if self.quantize != "none" and self.caption_branch != "none":
+            raise UsageError(
+                f"editor.quantize={self.quantize} and editor.caption_branch={self.caption_branch} "
+                "do not go together: the branch begins as a copy of layers that would be packed"
+            )
 
     def lay_out(self, pipeline: Any) -> None:
         lay_channels_last(pipeline.unet)
@@ -233,6 +243,13 @@ class InstructPix2PixEditor(TrainableEditor):
     @cached_property
     def pipeline(self) -> Any:
         """The pipeline that edits, loaded on first use."""
+        check_attention(
+            self.attention,
+            "editor.attention",
+            dispatched=False,
+            device=torch.device(self.device),
+            dtype=torch.float32,
+        )
         pipeline = self.load_pipeline().to(self.device)
         self.lay_out(pipeline)
         return pipeline

@@ -51,6 +51,7 @@ class Ip2pEditor(InstructPix2PixEditor):
     )
 
     true_size: ClassVar[str | None] = "ip2p"
+    quantizable: ClassVar[bool] = True
 
     def load_base(self) -> Any:
         """A new pipeline from ``weights``, in eval mode, its ``conv_in`` widened if need be.
@@ -61,6 +62,7 @@ class Ip2pEditor(InstructPix2PixEditor):
         """
         from diffusers import StableDiffusionInstructPix2PixPipeline
 
+        self.check_loadable()
         self._check_trainable()
         _log.info(
             "editor=%s: base %s, licence %s (%s)",
@@ -73,8 +75,10 @@ class Ip2pEditor(InstructPix2PixEditor):
         # fp16 overflows in this autoencoder.
         dtypes = dict.fromkeys(self.parts, dtype)
         dtypes["vae"] = torch.float32 if dtype == torch.float16 else dtype
-        pipeline = self._base.load(
+        pipeline = self._base.load_quantized(
             StableDiffusionInstructPix2PixPipeline,
+            self.quantize,
+            self.parts[0],
             dtype=dtypes,
             # Edits are published after verification only; a checker would paint pictures black.
             safety_checker=None,

@@ -65,6 +65,7 @@ class TinyEditor(InstructPix2PixEditor):
         Raises:
             UsageError: ``weights`` is no such folder, or the package holds none.
         """
+        self.check_loadable()
         if self.init_seed is not None:
             pipeline = build_pipeline(self.init_seed, self.prediction_type or "epsilon")
         else:

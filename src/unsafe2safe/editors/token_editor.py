@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ConfigError, UsageError
+from unsafe2safe.editors.attention import check_attention, set_attention
 from unsafe2safe.editors.base import EditRequest, Pixels
 from unsafe2safe.editors.base_weights import BaseWeights, first_line
 from unsafe2safe.editors.fine_tuning import (
@@ -32,6 +33,7 @@ from unsafe2safe.editors.fine_tuning import (
 )
 from unsafe2safe.editors.instruct_pix2pix import restore, square
 from unsafe2safe.editors.lora_loading import load_lora
+from unsafe2safe.editors.pipeline_editor import checked_device
 from unsafe2safe.editors.text_embedding import TextEmbedding
 
 _log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class TokenEditor(TrainableEditor):
     device: str = Field(default="cpu", description="Torch device of edits: cpu, cuda, cuda:1.")
 
     source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "token"
+    quantizable: ClassVar[bool] = True
     predicts: ClassVar[str | None] = "flow_prediction"
     # The diffusers pipeline, by name: importing it here would load torch's heavy friends.
     pipeline_class: ClassVar[str]
@@ -142,7 +145,10 @@ class TokenEditor(TrainableEditor):
         kind = getattr(diffusers, self.pipeline_name())
         if not self.commercial:
             tell_licence(self.name, self.licence)
-        pipeline = self._base.load(kind, dtype=self.number_types())
+        self.check_loadable()
+        pipeline = self._base.load_quantized(
+            kind, self.quantize, self.parts[0], dtype=self.number_types()
+        )
         for name in self.parts:
             getattr(pipeline, name).requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
@@ -182,7 +188,14 @@ class TokenEditor(TrainableEditor):
     @cached_property
     def pipeline(self) -> Any:
         """The pipeline that edits, loaded on first use."""
-        return self.load_pipeline().to(self.device)
+        device, dtype = checked_device(self.device), getattr(torch, self.dtype)
+        check_attention(
+            self.attention, "editor.attention", dispatched=True, device=device, dtype=dtype
+        )
+        pipeline = self.load_pipeline().to(device)
+        if self.attention is not None:
+            set_attention(self.denoiser(pipeline), self.attention)
+        return pipeline
 
     @property
     def base_dtype(self) -> str:

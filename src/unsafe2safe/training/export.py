@@ -131,6 +131,7 @@ def _model_card(card: AdapterCard, editor: TrainableEditor, model: str) -> str:
         "source": "full",
         "condition_offset": (0, 0),
         "independent_condition": False,
+        "quantize": "none",
     }
     settings = "".join(
         f" editor.{name}={_typed(getattr(card, name))}"
@@ -164,6 +165,11 @@ with it and are of no use without."""
         load += f"""
 
 Plain diffusers rounds the LoRA to {card.base_dtype} beside such a base; Unsafe2Safe does not."""
+    if card.quantize != "none":
+        load += f"""
+
+Its base was quantized as {card.quantize} while it was trained; Unsafe2Safe loads it so
+(`editor.quantize={card.quantize}`). Plain diffusers takes a quantization config for that."""
     if card.widened:
         load += """
 
