@@ -10,9 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from conftest import REPOSITORY, run_script
 from end_to_end.null_runs import kill_when
 from safetensors.torch import load_file
+from torch.utils._pytree import tree_leaves_with_path
 from training.make_pairs import World, make_world
 
 from unsafe2safe.core.ledger import read_run
@@ -95,6 +97,44 @@ def test_two_processes_killed_and_stopped_give_the_losses_and_weights_of_one(
     assert last.status == 0, last.said
     the_same(output, alone)
     assert (read_run(output) or {})["status"] == "complete"
+
+
+def test_weights_shared_out_over_two_processes_give_them_too(
+    world: World, alone: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shared = (*TWO, "trainer.strategy=fsdp", "trainer.gradient_checkpointing=true")
+    call, checkpoints = command(world, output, *shared), output / "checkpoints"
+    first = subprocess.Popen(
+        [sys.executable, *call], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, env=os.environ,
+    )  # fmt: skip
+    assert kill_when(first, (checkpoints / "step-00000002.ckpt").exists)
+    last = subprocess.run(
+        [sys.executable, *call],
+        cwd=tmp_path,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert "resuming after step 2" in last.stderr
+    the_same(output, alone)
+    # and a checkpoint of it is one that any other number of processes goes on from
+    ours, theirs = (
+        torch.load(folder / "checkpoints" / f"step-{STEPS:08d}.ckpt", weights_only=True)
+        for folder in (output, alone)
+    )
+    for key in ("state_dict", "optimizer_states", "average", "sampler"):
+        one, other = (dict(tree_leaves_with_path(content[key])) for content in (ours, theirs))
+        assert one.keys() == other.keys()
+        for path, value in other.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(one[path], value, atol=1e-5, rtol=1e-4)
+            else:
+                assert one[path] == value, path
 
 
 def losses_beyond(output: Path, step: int) -> bool:

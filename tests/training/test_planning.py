@@ -102,7 +102,7 @@ def test_the_first_remedy_that_suffices_alone_is_advised(planner: Planner) -> No
     checkpointed = planner.total(replace(SETTINGS, gradient_checkpointing=True))
     advice = advise(planner, SETTINGS, gpu_of(checkpointed))
     assert advice is not None
-    assert advice.overrides == ("plan.gradient_checkpointing=true",)
+    assert advice.overrides == ("trainer.gradient_checkpointing=true",)
 
 
 def test_advice_keeps_the_samples_of_a_step_and_fits(planner: Planner) -> None:

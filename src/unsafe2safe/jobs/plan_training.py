@@ -15,7 +15,7 @@ from unsafe2safe.editors.base import Editor
 from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.jobs.common import find_input, log, result_of, run_spec
 from unsafe2safe.training.editor_recipe import EditorRecipe
-from unsafe2safe.training.planning.estimate import Planner, Settings, check_settings
+from unsafe2safe.training.planning.estimate import Planner, Settings, Weights, check_settings
 from unsafe2safe.training.planning.gpus import gpu_named
 from unsafe2safe.training.planning.model import own_true_size, planned_model
 from unsafe2safe.training.planning.report import plan_of, table
@@ -66,12 +66,19 @@ def settings_of(config: Train, resolution: int, editor: TrainableEditor) -> Sett
         accumulate=trainer.accumulate,
         resolution=resolution,
         precision=precision,
-        weights=plan.weights or ("fp32" if editor.base_dtype == "float32" else "bf16"),
-        gradient_checkpointing=plan.gradient_checkpointing,
+        weights=plan.weights or _held(editor),
+        gradient_checkpointing=trainer.gradient_checkpointing,
         cache=plan.cache,
-        sharding=plan.sharding,
-        devices=trainer.devices * trainer.num_nodes,
+        sharding="fsdp" if trainer.shares_weights else "ddp",
+        devices=trainer.processes,
     )
+
+
+def _held(editor: TrainableEditor) -> Weights:
+    """As the editor loads its base."""
+    if editor.quantize == "none":
+        return "fp32" if editor.base_dtype == "float32" else "bf16"
+    return "nf4" if editor.quantize == "nf4" else "int8"
 
 
 def _samples(config: Train, recipe: Recipe) -> int | None:

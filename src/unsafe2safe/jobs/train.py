@@ -19,11 +19,22 @@ from unsafe2safe.jobs.train_company import WITHIN, company
 from unsafe2safe.tracking.csv_sink import read_rows
 from unsafe2safe.tracking.guard import Tracker
 from unsafe2safe.tracking.opening import METRICS_FILE, open_tracker
-from unsafe2safe.training.checkpoints import newest_loadable
-from unsafe2safe.training.fit import check_devices, fit
+from unsafe2safe.training.checkpoints import list_checkpoints, newest_loadable
+from unsafe2safe.training.fit import fit
 from unsafe2safe.training.optimizers import OptimizerFactory, optimizer_factory
-from unsafe2safe.training.ranks import ALONE, Call, Ranks, Start, external_ranks, hear, joined
+from unsafe2safe.training.ranks import (
+    ALONE,
+    Call,
+    Ranks,
+    Start,
+    external_ranks,
+    hear,
+    joined,
+    launched_rank,
+)
 from unsafe2safe.training.recipe import Recipe
+from unsafe2safe.training.scale import check_devices, checked_scale
+from unsafe2safe.training.sharding import take_trained
 from unsafe2safe.training.task import Task, TrainingData
 
 _METRICS = ("loss", "learning_rate")
@@ -40,6 +51,12 @@ _NEVER_CHANGES_RESULT = (
     "trainer.accumulate",
     "trainer.devices",
     "trainer.num_nodes",
+    # The same sums in another order or on another device.
+    "trainer.strategy",
+    "trainer.zero_stage",
+    "trainer.gradient_checkpointing",
+    "trainer.compile",
+    "trainer.attention",
 )
 
 
@@ -55,8 +72,11 @@ def run(config: Train) -> RunResult:
             used, fewer devices than asked for.
     """
     if config.mode == "plan":
+        if launched_rank():  # one of several that torchrun or srun started: the first one tells
+            return RunResult(ExitStatus.DONE, None)
         return plan_training.run(config)
     check_devices(config.trainer)
+    config = checked_scale(config, build(config.task, "task", Recipe))  # type: ignore[type-abstract]
     external = external_ranks(config.trainer.devices, config.trainer.num_nodes)
     call = Call()
     if external is None:
@@ -103,6 +123,9 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
             if reached < config.trainer.max_steps:
                 told = f"stopped by a signal after step {reached}; the same command goes on"
                 return RunResult(ExitStatus.STOPPED, folder.path, message=told)
+            if config.trainer.shares_weights:  # no process holds all of the base
+                task = recipe.task(config, inputs)
+                take_trained(task, list_checkpoints(checkpoints)[-1][1])
             task.export(exported)
             held_out = task.validate(exported)
         counts = {data.noun: len(data), "failed": len(failures), "steps": config.trainer.max_steps}
@@ -139,7 +162,7 @@ def follow(config: Train, ranks: Ranks) -> RunResult:
 
 def samples_per_step(trainer: Trainer) -> int:
     """Samples of one optimizer step, over all devices: what counts of how they are dealt."""
-    return trainer.batch_size * trainer.accumulate * trainer.devices * trainer.num_nodes
+    return trainer.batch_size * trainer.accumulate * trainer.processes
 
 
 def _train(

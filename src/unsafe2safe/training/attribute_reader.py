@@ -143,6 +143,8 @@ class ReaderDraws:
 class AttributeReaderTask:
     """Cross-entropy over every attribute that shows and every letter."""
 
+    denoiser: None = None  # too small for it
+
     def __init__(self, seed: int, noise: float, held_out: KnownScenes) -> None:
         """Draw the weights from ``seed``."""
         self._seed, self._noise, self._held_out = seed, noise, held_out

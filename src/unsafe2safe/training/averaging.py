@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unsafe2safe.training.sharding import kept, put
+
 
 class WeightAverage:
     """Follows ``parameters`` by ``average += (1 - d) (weight - average)`` after each step.
@@ -38,7 +40,8 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"steps": self._steps, "average": dict(self._average)}
+        average = {name: kept(value) for name, value in self._average.items()}
+        return {"steps": self._steps, "average": average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``.
@@ -51,4 +54,4 @@ class WeightAverage:
             raise ValueError("the checkpoint's average is of other weights")
         self._steps = int(state["steps"])
         for name, value in average.items():
-            self._average[name].copy_(value)
+            put(value, self._average[name])

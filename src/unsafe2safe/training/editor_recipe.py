@@ -43,6 +43,7 @@ class EditorRecipe(Recipe):
     )
 
     exported_as: ClassVar[str] = "adapter"
+    trains_editors: ClassVar[bool] = True
 
     def choice(self, config: Train) -> str:
         editor = trainable_editor(config)

@@ -86,12 +86,7 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
                 self.denoiser.get_submodule(name).requires_grad_(False)
         for parameter in self._added_parameters():
             parameter.requires_grad_(True)
-        self._trainable = {
-            name: parameter
-            for name, parameter in self.network.named_parameters()
-            if parameter.requires_grad
-        }
-        for parameter in self._trainable.values():
+        for parameter in self.trainable_parameters().values():
             parameter.data = parameter.data.float()
 
     def _add_parts(self) -> None:
@@ -112,7 +107,12 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
 
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """The LoRA weights, or all of the denoiser's, and what was added to it, by name."""
-        return self._trainable
+        # Looked up anew: sharing the weights out puts others in their places.
+        return {
+            name: parameter
+            for name, parameter in self.network.named_parameters()
+            if parameter.requires_grad
+        }
 
     @abstractmethod
     def prepare(self, batch: Batch) -> PreparedEdit:

@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from unsafe2safe.core.config.schema_train import Trainer
-from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.precision import resolve_precision
 from unsafe2safe.tracking.guard import Tracker
 from unsafe2safe.training.callbacks import (
@@ -28,9 +25,11 @@ from unsafe2safe.training.callbacks import (
     TrainingProgress,
 )
 from unsafe2safe.training.module import TaskModule
+from unsafe2safe.training.network_options import as_configured
 from unsafe2safe.training.optimizers import OptimizerFactory
 from unsafe2safe.training.ranks import ALONE, RankEnvironment, Ranks
 from unsafe2safe.training.sampler import ResumableBatchSampler
+from unsafe2safe.training.scale import device_type, strategy_of
 from unsafe2safe.training.task import KeyedBatch, Task, TrainingData
 from unsafe2safe.training.tracker_logger import TrackerLogger
 
@@ -77,9 +76,9 @@ def fit(
             accelerator=settings.accelerator,
             devices=ranks.devices,
             num_nodes=ranks.num_nodes,
-            strategy="auto" if ranks.world_size == 1 else DDPStrategy(),
+            strategy=strategy_of(settings, ranks),
             plugins=[] if ranks.world_size == 1 else [RankEnvironment(ranks)],
-            precision=resolve_precision(settings.precision, _device_type(settings)),
+            precision=resolve_precision(settings.precision, device_type(settings)),
             max_steps=settings.max_steps,
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.gradient_clip,
@@ -94,7 +93,8 @@ def fit(
         loader: DataLoader[Any] = DataLoader(data, batch_sampler=sampler, collate_fn=data.collate)
         on_interrupt = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(module, loader, ckpt_path=resume_from, weights_only=True)
+            with as_configured(task.denoiser, settings):
+                trainer.fit(module, loader, ckpt_path=resume_from, weights_only=True)
         except SystemExit:  # Lightning turns Ctrl-C into sys.exit(1), which would end a sweep
             if on_interrupt is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, on_interrupt)  # Lightning leaves it ignored
@@ -112,27 +112,6 @@ def _sampler(
     )
 
 
-def check_devices(settings: Trainer) -> None:
-    """Refuse more devices than there are.
-
-    Raises:
-        UsageError: says how many there are.
-    """
-    if _device_type(settings) == "cuda" and settings.devices > torch.cuda.device_count():
-        raise UsageError(
-            f"trainer.devices={settings.devices}: this machine shows "
-            f"{torch.cuda.device_count()} CUDA devices"
-        )
-
-
-def _device_type(settings: Trainer) -> str:
-    """Of the device that Lightning will train on."""
-    if settings.accelerator in ("auto", "gpu"):
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return found.type if found is not None else "cpu"
-    return settings.accelerator
-
-
 def _batches(data: TrainingData[Any, Any], sampler: ResumableBatchSampler) -> Iterator[KeyedBatch]:
     for batch in sampler:
         yield data.collate([data[item] for item in batch])
@@ -148,6 +127,8 @@ def _quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
+            # blocks of Flux return views; none is written to in place
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* a view tensor")
             # the frozen base is in eval mode on purpose
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
             yield

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.editors.quantization import unpacked
+from unsafe2safe.training.sharding import whole
 
 # LoRA's A has no gradient while B is 0, and so has all that lies behind a zero gate.
 PROBE_STEPS = 4
@@ -50,14 +53,14 @@ def check_gradients(
             silent -= {
                 name
                 for name in silent
-                if bool((grad := trainable[name].grad) is not None and grad.any())
+                if bool((grad := trainable[name].grad) is not None and whole(grad).any())
             }
             optimizer.step()
         if silent:
             raise GradientCheckError(
                 f"trainable weight {_first(silent)} has no gradient within {PROBE_STEPS} steps"
             )
-        still = {name for name, value in before.items() if torch.equal(value, trainable[name])}
+        still = {n for n, value in before.items() if torch.equal(whole(value), whole(trainable[n]))}
         if still:
             raise GradientCheckError(f"trainable weight {_first(still)} does not move")
         moved = {n for n, parameter in frozen.items() if _checksum(parameter) != frozen_sums[n]}
@@ -88,4 +91,8 @@ def _first(names: set[str]) -> str:
 
 
 def _checksum(parameter: nn.Parameter) -> float:
-    return float(parameter.detach().double().abs().sum()) + float(parameter.detach().double().sum())
+    value = parameter.detach()
+    if isinstance(value, DTensor):  # of this rank's part
+        value = value.to_local()
+    value = unpacked(value).double()
+    return float(value.abs().sum()) + float(value.sum())

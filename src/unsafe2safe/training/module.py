@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from unsafe2safe.core.config.schema_train import Trainer
 from unsafe2safe.training.averaging import WeightAverage
@@ -16,6 +18,7 @@ from unsafe2safe.training.draws import keyed_torch_rng
 from unsafe2safe.training.optimizers import OptimizerFactory
 from unsafe2safe.training.sampler import ResumableBatchSampler
 from unsafe2safe.training.schedule import rate_share
+from unsafe2safe.training.sharding import kept, put, shard
 from unsafe2safe.training.task import KeyedBatch, Task
 
 
@@ -34,10 +37,27 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
         self.task, self._optimizer = task, optimizer
         self.network = task.network
         self._sampler, self._settings, self._seed = sampler, settings, seed
-        self.average = (
-            WeightAverage(task.trainable_parameters(), settings.ema) if settings.ema else None
-        )
+        self.average: WeightAverage | None = None
         self.strict_loading = False
+        self._configured = False
+
+    def configure_model(self) -> None:
+        """Share the denoiser out where the strategy does, before anything holds on to weights."""
+        if self._configured:
+            return
+        self._configured = True
+        settings = self._settings
+        if settings.strategy == "fsdp" and settings.processes > 1:
+            shard(self.task.denoiser, self.device_mesh["data_parallel"])
+        if settings.ema:
+            self.average = WeightAverage(self.task.trainable_parameters(), settings.ema)
+        # Every process has read the same frozen base: DDP need not send it, and could not send
+        # torchao's packed weights.
+        trained = {f"network.{name}" for name in self.task.trainable_parameters()}
+        held = [name for name, _ in (*self.named_parameters(), *self.named_buffers())]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            self, [name for name in held if name not in trained]
+        )
 
     def training_step(self, batch: KeyedBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Mean loss of a batch."""
@@ -45,7 +65,8 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
 
     def batch_loss(self, batch: KeyedBatch) -> Tensor:
         """Mean of the task's per-sample losses with the draws of the batch's own keys."""
-        prepared = self.task.prepare(batch)
+        with _frozen_parts_not_in_fp16(self.device.type):
+            prepared = self.task.prepare(batch)
         draws = self.task.draw(batch.keys, prepared)
         with keyed_torch_rng(self._seed, batch.keys, self.device):
             losses: Tensor = self.task.loss(prepared, draws)
@@ -81,8 +102,8 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
         return batch
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:
-        """The trained weights by name."""
-        return {name: p.detach() for name, p in self.task.trainable_parameters().items()}
+        """The trained weights by name, whole; on the first rank where they lie in parts."""
+        return {name: kept(p.detach()) for name, p in self.task.trainable_parameters().items()}
 
     def load_state_dict(
         self,
@@ -101,7 +122,7 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
             raise ValueError(f"the checkpoint does not fit what is trained ({odd})")
         with torch.no_grad():
             for name, parameter in trainable.items():
-                parameter.copy_(state_dict[name])
+                put(state_dict[name], parameter)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the average, and the sampler's place: what was trained on, not prefetched."""
@@ -116,3 +137,12 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
         self._sampler.load_state_dict(checkpoint["sampler"])
         if self.average is not None:
             self.average.load_state_dict(checkpoint["average"])
+
+
+def _frozen_parts_not_in_fp16(device_type: str) -> AbstractContextManager[Any]:
+    """Under 16-mixed the autoencoder and the text encoders, which overflow in fp16, compute in
+    their own numbers."""
+    half = torch.is_autocast_enabled(device_type) and (
+        torch.get_autocast_dtype(device_type) is torch.float16
+    )
+    return torch.autocast(device_type, enabled=False) if half else nullcontext()

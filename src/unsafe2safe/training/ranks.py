@@ -120,6 +120,12 @@ def external_ranks(devices: int, num_nodes: int) -> Ranks | None:
     )
 
 
+def launched_rank() -> int:
+    """The rank that torchrun or srun gave this process; 0 where neither started it."""
+    environment = _launcher()
+    return environment.global_rank() if environment is not None else 0
+
+
 def _launcher() -> ClusterEnvironment | None:
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
@@ -155,6 +161,8 @@ def joined(ranks: Ranks, timeout: timedelta) -> Iterator[None]:
         world_size=ranks.world_size,
         timeout=timeout,
     )
+    if ranks.local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(ranks.local_rank)  # before a base is packed on a GPU
     try:
         yield
     finally:

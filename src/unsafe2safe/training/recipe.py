@@ -43,6 +43,8 @@ class Recipe(ABC):
 
     # The folder that the trained weights are exported to, in the run folder.
     exported_as: ClassVar[str]
+    # Whether it trains an editor's denoiser, which can be shared out, recomputed and compiled.
+    trains_editors: ClassVar[bool] = False
     # Sections of the configuration that have no part in the result.
     unused: ClassVar[tuple[str, ...]] = ()
     # What the run is of where no data set is read; None: of ``config.dataset``.

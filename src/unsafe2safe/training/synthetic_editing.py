@@ -29,6 +29,7 @@ class SyntheticEditing(VariantRecipe):
     """Fine-tunes ``editor`` on edits between variants of the scenes of a synthetic world."""
 
     exported_as: ClassVar[str] = "adapter"
+    trains_editors: ClassVar[bool] = True
     unused: ClassVar[tuple[str, ...]] = ("dataset", "vision", "pairs")
     stands_for: ClassVar[Mapping[str, str] | None] = {
         "name": "synthetic",

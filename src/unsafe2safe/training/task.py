@@ -82,6 +82,11 @@ class Task(Protocol[Batch_contra, Prepared, Draws]):
     def network(self) -> nn.Module:
         """Holds every weight, trained and frozen; moved to the device as a whole."""
 
+    @property
+    def denoiser(self) -> nn.Module | None:
+        """The diffusers model in ``network`` whose blocks can be shared out, recomputed and
+        compiled; None where there is none."""
+
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """The trained weights by their name in ``network``, in a fixed order."""
 

@@ -87,6 +87,8 @@ class TinyAutoencoder(Recipe):
 class AutoencoderTask:
     """Reconstruction of scenes through latents with a narrow posterior of fixed width."""
 
+    denoiser: None = None  # too small for it
+
     def __init__(
         self, recipe: TinyAutoencoder, seed: int, training: FreshScenes, held_out: FreshScenes
     ) -> None:

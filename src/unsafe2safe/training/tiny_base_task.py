@@ -40,6 +40,8 @@ class TinyBaseTask:
     """The UNet learns to denoise the target's latents beside the source's, told the text, and the
     text encoder learns with it. The autoencoder is fixed."""
 
+    denoiser: None = None  # too small for it
+
     def __init__(
         self,
         objective: Objective,

@@ -20,11 +20,27 @@ class Trainer(Strict):
         description="Batches whose gradients are summed to one step of the optimizer."
     )
     devices: PositiveInt = Field(
-        description="Processes on each node, one per device; the weights are copied to each and "
-        "the gradients averaged."
+        description="Processes on each node, one per device, that average their gradients."
     )
     num_nodes: PositiveInt = Field(
         description="Machines; with more than one, start train.py on each by torchrun or srun."
+    )
+    strategy: Literal["ddp", "fsdp", "deepspeed"] = Field(
+        description="With several devices: all weights on each; or each holds its share of the "
+        "denoiser's (FSDP2), or of what `zero_stage` says (DeepSpeed, where installed)."
+    )
+    zero_stage: Literal[2, 3] = Field(
+        description="`strategy=deepspeed` shares gradients and optimizer (2), or the weights too."
+    )
+    gradient_checkpointing: bool = Field(
+        description="Recompute each block of the denoiser in the backward pass in place of "
+        "keeping it."
+    )
+    compile: Literal[False, "blocks", "whole"] = Field(
+        description="torch.compile of the denoiser's repeated blocks, or of all of it."
+    )
+    attention: str | None = Field(
+        description="Attention backend of diffusers while training; null: `editor.attention`."
     )
     learning_rate: PositiveFloat = Field(description="Peak learning rate.")
     warmup_steps: NonNegativeInt = Field(description="Steps of linear warm-up.")
@@ -55,6 +71,17 @@ class Trainer(Strict):
         description="Probe before training that exactly the trainable weights get gradients."
     )
 
+    @property
+    def processes(self) -> int:
+        """Over all nodes."""
+        return self.devices * self.num_nodes
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether no process holds all of the denoiser."""
+        shared = self.strategy == "fsdp" or (self.strategy == "deepspeed" and self.zero_stage == 3)
+        return shared and self.processes > 1
+
 
 class Plan(Strict):
     """What ``mode=plan`` assumes beside the training's own keys."""
@@ -65,15 +92,9 @@ class Plan(Strict):
     resolution: PositiveInt | None = Field(
         description="Side of the training square, pixels; null: the editor's or the model's."
     )
-    sharding: Literal["ddp", "fsdp"] = Field(
-        description="Every GPU with all weights, or each with its share of them."
-    )
-    gradient_checkpointing: bool = Field(
-        description="Recompute each block in the backward pass in place of keeping it."
-    )
     weights: Literal["fp32", "bf16", "int8", "nf4"] | None = Field(
         description="How the frozen weights are held; what is trained is fp32. null: as the "
-        "editor loads them (`editor.dtype`)."
+        "editor loads them (`editor.quantize`, `editor.dtype`)."
     )
     cache: bool = Field(
         description="Latents and embedded texts come from disk: neither autoencoder nor text "

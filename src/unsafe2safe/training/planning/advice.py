@@ -46,7 +46,7 @@ def advise(planner: Planner, settings: Settings, gpu: Gpu) -> Advice | None:
 def _checkpointing(settings: Settings, _planner: Planner) -> Iterator[_Change]:
     if not settings.gradient_checkpointing:
         changed = replace(settings, gradient_checkpointing=True)
-        yield changed, "plan.gradient_checkpointing=true"
+        yield changed, "trainer.gradient_checkpointing=true"
 
 
 def _smaller_batch(settings: Settings, _planner: Planner) -> Iterator[_Change]:
@@ -74,13 +74,13 @@ def _bf16(settings: Settings, _planner: Planner) -> Iterator[_Change]:
 def _fsdp(settings: Settings, _planner: Planner) -> Iterator[_Change]:
     sharded = settings.sharding == "fsdp"
     if not sharded and settings.devices > 1 and settings.weights in ("fp32", "bf16"):
-        yield replace(settings, sharding="fsdp"), "plan.sharding=fsdp"
+        yield replace(settings, sharding="fsdp"), "trainer.strategy=fsdp"
 
 
 def _nf4(settings: Settings, planner: Planner) -> Iterator[_Change]:
     if settings.weights != "nf4" and planner.planned.trainable != "full":
         changed = replace(settings, weights="nf4", sharding="ddp")
-        told = "plan.weights=nf4" + (" plan.sharding=ddp" if settings.sharding == "fsdp" else "")
+        told = "plan.weights=nf4" + (" trainer.strategy=ddp" if settings.sharding == "fsdp" else "")
         yield changed, told
 
 

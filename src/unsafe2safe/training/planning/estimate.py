@@ -76,7 +76,7 @@ def check_settings(settings: Settings, trainable: str) -> None:
             )
         if settings.sharding == "fsdp":
             raise UsageError(
-                f"plan.weights={settings.weights} and plan.sharding=fsdp do not go together"
+                f"plan.weights={settings.weights} and trainer.strategy=fsdp do not go together"
             )
 
 
