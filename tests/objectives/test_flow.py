@@ -148,11 +148,27 @@ def test_edm_v_is_the_preconditioning_of_the_scheduler(sigma_data: float) -> Non
 def test_edm_noise_levels_are_log_normal() -> None:
     scheduler = EDMEulerScheduler(prediction_type="v_prediction")
     uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
-    logarithms = EdmVelocity(name="edm_v").times(uniform, scheduler).log()
+    objective = EdmVelocity(name="edm_v", density="log_normal")
+    logarithms = objective.times(uniform, scheduler).log()
     assert float(logarithms.mean()) == pytest.approx(-1.2, abs=1e-3)
     assert float(logarithms.std()) == pytest.approx(1.2, abs=1e-2)
-    edge = EdmVelocity(name="edm_v").times(torch.tensor([0.0]), scheduler)
+    edge = objective.times(torch.tensor([0.0]), scheduler)
     assert torch.isfinite(edge.log()).all()
+
+
+def test_edm_noise_levels_are_those_of_the_continuous_cosine_schedule() -> None:
+    scheduler = EDMEulerScheduler(
+        sigma_min=0.002, sigma_max=120.0, sigma_data=0.7, prediction_type="v_prediction"
+    )
+    uniform = torch.tensor([0.0, 0.1, 0.5, 0.9, math.nextafter(1, 0)], dtype=torch.float64)
+    sigmas = EdmVelocity(name="edm_v").times(uniform, scheduler)
+    # k-diffusion, rand_v_diffusion: tan(u pi / 2) sigma_data; at angle u pi / 2 of v-diffusion
+    # signal and noise count cos and sin
+    expected = 0.7 * torch.sin(uniform * math.pi / 2) / torch.cos(uniform * math.pi / 2)
+    torch.testing.assert_close(sigmas[1:4], expected[1:4].float())
+    assert sigmas[[0, 4]].tolist() == pytest.approx([0.002, 120.0])
+    twice = EdmVelocity(name="edm_v", timestep_shift=2.0).times(uniform, scheduler)
+    torch.testing.assert_close(twice[1:4], 2 * sigmas[1:4])
 
 
 def test_as_base_goes_on_with_what_the_scheduler_asks_for() -> None:
