@@ -20,8 +20,9 @@ from unsafe2safe.core.errors import ConfigError, ItemError, UsageError
 from unsafe2safe.editors.base import EditRequest
 from unsafe2safe.editors.base_weights import BaseWeights
 from unsafe2safe.editors.instruct_pix2pix import to_model
-from unsafe2safe.editors.ip2p import Ip2pEditor, widen_conv_in
+from unsafe2safe.editors.ip2p import Ip2pEditor
 from unsafe2safe.editors.lora_targets import lora_config, target_modules
+from unsafe2safe.editors.stable_diffusion import widen_conv_in
 
 
 def ip2p(choice: str = "ip2p", **values: Any) -> Ip2pEditor:

@@ -19,6 +19,7 @@ from unsafe2safe.core.records import Pair
 from unsafe2safe.editors.caption_branch import BRANCH_FILE, caption_branch
 from unsafe2safe.editors.instruct_pix2pix import to_model
 from unsafe2safe.editors.ip2p import Ip2pEditor
+from unsafe2safe.editors.text_embedding import TextEmbedding
 from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
 from unsafe2safe.training.editor_task import InstructPix2PixTask
@@ -200,7 +201,7 @@ def test_a_dropped_text_drops_both_branches_conditions(bases: dict[int, Path]) -
     for value in caption_branch(task.pipeline.unet).values():
         value.data.add_(0.3)
     prepared = task.prepare(batch())
-    other = torch.randn_like(prepared.text)
+    other = TextEmbedding(torch.randn_like(prepared.text.tokens))
     draws = task.draw(KEYS[:2], prepared)
     with torch.no_grad():
         deaf = task.loss(prepared, draws)

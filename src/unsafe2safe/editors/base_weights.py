@@ -18,7 +18,7 @@ from unsafe2safe.editors.quantization import (
     quantizing,
 )
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _INDEX = "model_index.json"
 _READ_AT_ONCE = 1 << 22
 # What of a folder decides what it computes; model cards and examples do not.
@@ -32,15 +32,21 @@ _SAMPLES, _SAMPLE_BYTES = 256, 4096
 class BaseWeights:
     """A diffusers pipeline on the hub or in a folder.
 
-    ``revision`` is a commit, tag or branch of the hub's; None in a folder.
+    ``revision`` is a commit, tag or branch of the hub's; None in a folder. ``key`` is the setting
+    that gave it, for errors.
     """
 
     location: str
     revision: str | None
+    key: str = "editor.weights"
 
     @classmethod
     def of(
-        cls, given: str, revision: str | None, pinned: Mapping[str, str] | None = None
+        cls,
+        given: str,
+        revision: str | None,
+        pinned: Mapping[str, str] | None = None,
+        key: str = "editor.weights",
     ) -> BaseWeights:
         """``given`` as a folder if it is one, else as a hub id.
 
@@ -50,30 +56,33 @@ class BaseWeights:
             UsageError: it is neither.
         """
         if Path(given).expanduser().is_dir():
-            return cls(str(Path(given).expanduser()), None)
-        if not _HUB_ID.fullmatch(given):
-            raise UsageError(
-                f"editor.weights={given} is no folder, and no id of the hub (owner/name)"
-            )
-        return cls(given, revision or (pinned or {}).get(given, "main"))
+            return cls(str(Path(given).expanduser()), None, key)
+        if not HUB_ID.fullmatch(given):
+            raise UsageError(f"{key}={given} is no folder, and no id of the hub (owner/name)")
+        return cls(given, revision or (pinned or {}).get(given, "main"), key)
 
     @property
     def is_folder(self) -> bool:
         """Whether it lies on this machine, outside the hub's cache."""
         return self.revision is None
 
+    @property
+    def told(self) -> str:
+        """The base as a run names it."""
+        return self.location if self.is_folder else f"{self.location}@{self.revision}"
+
     def content(self, parts: Iterable[str] = (".",)) -> str:
         """What the weights are, for a run's fingerprint: id and revision, or a hash of the files
         of ``parts`` (folders of the pipeline)."""
         if not self.is_folder:
-            return f"{self.location}@{self.revision}"
+            return self.told
         folder = Path(self.location)
         digest = blake2b(digest_size=8)
         found = {path for part in parts for path in (folder / part).rglob("*")}
         for path in sorted(found):
             if path.suffix in _COUNTED:
                 digest.update(path.relative_to(folder).as_posix().encode())
-                digest.update(_sampled(path))
+                digest.update(sampled_hash(path))
         return digest.hexdigest()
 
     def check_kind(self, needed: str | tuple[str, ...], editor: str) -> str:
@@ -160,7 +169,7 @@ class BaseWeights:
 
     def _unusable(self, error: Exception) -> UsageError:
         where = self.location if self.is_folder else f"{self.location} (revision {self.revision})"
-        return UsageError(f"editor.weights={where}: {first_line(error)}")
+        return UsageError(f"{self.key}={where}: {first_line(error)}")
 
 
 def first_line(error: Exception) -> str:
@@ -181,7 +190,8 @@ def _read_index(folder: Path) -> Mapping[str, Any]:
     return index
 
 
-def _sampled(path: Path) -> bytes:
+def sampled_hash(path: Path) -> bytes:
+    """A hash of a file: of all it holds, or of samples where it is large."""
     size = path.stat().st_size
     digest = blake2b(str(size).encode())
     with path.open("rb") as file:

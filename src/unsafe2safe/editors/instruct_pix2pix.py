@@ -41,6 +41,7 @@ from unsafe2safe.editors.fine_tuning import (
 )
 from unsafe2safe.editors.lora_loading import load_lora
 from unsafe2safe.editors.precision import resolve_precision
+from unsafe2safe.editors.text_embedding import TextEmbedding
 
 
 def square(pixels: Pixels, resolution: int) -> Pixels:
@@ -157,13 +158,19 @@ class InstructPix2PixEditor(TrainableEditor):
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder")
     family: ClassVar[str] = "instruct-pix2pix"
     dispatched_attention: ClassVar[bool] = False
+    # Whether its text encoder can be trained: SDXL's two, and its pooled text, are left as they are.
+    trains_text: ClassVar[bool] = True
+    # Whether the source's latents are scaled as the target's are.
+    source_scaled: ClassVar[bool] = False
 
     @abstractmethod
     def load_base(self) -> Any:
-        """A new StableDiffusionInstructPix2PixPipeline without adapter or branch, in eval mode."""
+        """A new InstructPix2Pix pipeline of diffusers without adapter or branch, in eval mode."""
 
     def check_loadable(self) -> None:
         super().check_loadable()
+        if self.text_encoder_targets and not self.trains_text:
+            raise UsageError(f"editor.text_encoder_targets: editor={self.name} cannot train texts")
         if self.quantize != "none" and self.caption_branch != "none":
             raise UsageError(
                 f"editor.quantize={self.quantize} and editor.caption_branch={self.caption_branch} "
@@ -256,18 +263,38 @@ class InstructPix2PixEditor(TrainableEditor):
 
     def encode_texts(
         self, pipeline: Any, texts: Sequence[str], public_captions: Sequence[str]
-    ) -> Tensor:
+    ) -> TextEmbedding:
         """(B, L, D) embedded texts; with a caption branch (B, 2L, D), the captions behind them."""
-        return embed_tokens(pipeline, self.tokens_of(pipeline, texts, public_captions))
+        text = self.embed(pipeline, texts)
+        if self.caption_branch == "none":
+            return text
+        captions = self.embed(pipeline, public_captions)
+        return TextEmbedding(torch.cat([text.tokens, captions.tokens], dim=1), text.pooled)
+
+    def embed(self, pipeline: Any, texts: Sequence[str]) -> TextEmbedding:
+        """(B, L, D) texts as the pipeline itself embeds them."""
+        return TextEmbedding(encode_text(pipeline, texts))
 
     def tokens_of(
         self, pipeline: Any, texts: Sequence[str], public_captions: Sequence[str]
-    ) -> Tensor:
-        """What :meth:`encode_texts` embeds: token ids (B, L) or (B, 2L), int64."""
+    ) -> TextEmbedding:
+        """What a text encoder that is trained embeds at every step: ids (B, L) or (B, 2L)."""
         tokens = tokenize(pipeline, texts)
-        if self.caption_branch == "none":
-            return tokens
-        return torch.cat([tokens, tokenize(pipeline, public_captions)], dim=1)
+        if self.caption_branch != "none":
+            tokens = torch.cat([tokens, tokenize(pipeline, public_captions)], dim=1)
+        return TextEmbedding(tokens)
+
+    def no_text(self, pipeline: Any, count: int = 1) -> TextEmbedding:
+        """What stands for a dropped text, (count, ...): in training what it is in guidance."""
+        return self.encode_texts(pipeline, [""] * count, [""] * count)
+
+    def added_conditions(self, text: TextEmbedding) -> dict[str, Tensor] | None:  # noqa: ARG002
+        """What the UNet is told beside the tokens of ``text``; None: nothing."""
+        return None
+
+    def pipeline_call(self, text: TextEmbedding, no_text: TextEmbedding) -> dict[str, Any]:
+        """The pipeline's arguments for these texts."""
+        return {"prompt_embeds": text.tokens, "negative_prompt_embeds": no_text.tokens}
 
     def seen_source(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """What the editor sees of 8-bit sources: (B, 3, R, R) in [-1, 1], as ``images`` are.
@@ -314,9 +341,9 @@ class InstructPix2PixEditor(TrainableEditor):
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=mixed):
             if apart:
                 source = _encode(pipeline.vae, to_model(images))
+            text = self.encode_texts(pipeline, texts, public_captions or nothing)
             edited = pipeline(
-                prompt_embeds=self.encode_texts(pipeline, texts, public_captions or nothing),
-                negative_prompt_embeds=self.encode_texts(pipeline, nothing, nothing),
+                **self.pipeline_call(text, self.no_text(pipeline, len(texts))),
                 image=source.to(pipeline.device, pipeline.unet.dtype),
                 num_inference_steps=self.steps,
                 guidance_scale=self.text_guidance_scale * (1.0 + STRENGTH_STEP * strength),

@@ -54,7 +54,8 @@ class TextEmbedding:
         one per sample."""
         length = max(self.tokens.shape[1], by.tokens.shape[1])
         own, other = self.filled_to(length), by.filled_to(length)
-        tokens = torch.where(where[:, None, None], other.tokens.to(own.tokens), own.tokens)
+        places = where.view(-1, *[1] * (own.tokens.ndim - 1))  # token ids have no third axis
+        tokens = torch.where(places, other.tokens.to(own.tokens), own.tokens)
         mask = None
         if own.mask is not None or other.mask is not None:
             mask = torch.where(where[:, None], other.valid.to(own.tokens.device), own.valid)

@@ -17,6 +17,7 @@ from unsafe2safe.editors.caption_branch import caption_branch
 from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, embed_tokens, encode_moments
 from unsafe2safe.editors.lora_targets import lora_config, targets_key
+from unsafe2safe.editors.text_embedding import TextEmbedding
 from unsafe2safe.objectives.base import ObjectiveSettings, prediction_of
 from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
 from unsafe2safe.training.draws import SampleKey, draw_normal
@@ -26,19 +27,19 @@ from unsafe2safe.training.task import Batch, PairBatch
 
 @dataclass(frozen=True, eq=False)
 class PreparedEdits:
-    """What of a batch does not change while training; shapes (B, C, h, w) and (B, L, D).
+    """What of a batch does not change while training; latents are (B, C, h, w).
 
     ``target_mean`` and ``target_deviation`` are unscaled latent moments, so that each visit can
-    sample anew; ``source`` is the unscaled mode of what the editor sees of it. With a caption
-    branch ``text`` is (B, 2L, D): the public caption behind the text; where the text encoder is
-    trained it holds token ids instead, (B, L) or (B, 2L). ``weight`` (B, 1, h, w) says what each
-    place counts; None: all the same.
+    sample anew; ``source`` is the unscaled mode of what the editor sees of it. The tokens of
+    ``text`` are (B, L, D), with a caption branch (B, 2L, D): the public caption behind the text;
+    where the text encoder is trained they are ids, (B, L) or (B, 2L). ``weight`` (B, 1, h, w) says
+    what each place counts; None: all the same.
     """
 
     target_mean: Tensor
     target_deviation: Tensor
     source: Tensor
-    text: Tensor
+    text: TextEmbedding
     weight: Tensor | None = None
 
 
@@ -153,7 +154,11 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
             raise UsageError("editor.trainable=branch needs editor.caption_branch=gated or safe")
         super().__init__(editor, objective, seed)
         with torch.no_grad():
-            self._no_text = self._embed([""], [""])
+            self._no_text = (
+                editor.tokens_of(self.pipeline, [""], [""])
+                if self._trains_text
+                else editor.no_text(self.pipeline)
+            )
 
     def _add_parts(self) -> None:
         if self.editor.trainable != "full":  # whose weights are saved, plain as safetensors wants
@@ -169,11 +174,9 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
         captions: Sequence[str],
         instructions: Sequence[str],
         combined: Sequence[str | None] | None = None,
-    ) -> Tensor:
+    ) -> TextEmbedding:
         """The texts that the editor is given, as :class:`PreparedEdits` has them."""
-        return self._embed(self.editor.texts_of(captions, instructions, combined), captions)
-
-    def _embed(self, texts: Sequence[str], captions: Sequence[str]) -> Tensor:
+        texts = self.editor.texts_of(captions, instructions, combined)
         if self._trains_text:
             return self.editor.tokens_of(self.pipeline, texts, captions)
         return self.editor.encode_texts(self.pipeline, texts, captions)
@@ -202,14 +205,16 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
         )
         no_image = drawn.dropped.image[:, None, None, None]
         source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
-        no_text = drawn.dropped.text.view(-1, *[1] * (prepared.text.ndim - 1))
-        text = torch.where(no_text, self._no_text.to(prepared.text), prepared.text)
+        if self.editor.source_scaled:
+            source = source * scaling
+        text = prepared.text.replaced(drawn.dropped.text, self._no_text)
         if self._trains_text:
-            text = embed_tokens(self.pipeline, text)
+            text = TextEmbedding(embed_tokens(self.pipeline, text.tokens))
         prediction = self.pipeline.unet(
             torch.cat([noisy, source], dim=1).to(self._base_dtype),
             timesteps,
-            encoder_hidden_states=text.to(self._base_dtype),
+            encoder_hidden_states=text.tokens.to(self._base_dtype),
+            added_cond_kwargs=self.editor.added_conditions(text),
         ).sample
         return self.objective.loss(
             prediction, latents, drawn.noise, drawn.timesteps, scheduler, prepared.weight
