@@ -10,6 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.quantization import (
     Quantize,
@@ -150,6 +152,21 @@ class BaseWeights:
         gather_on_cpu(pipeline)
         return pipeline
 
+    def left_out(self, parts: Iterable[str]) -> dict[str, Any]:
+        """Arguments of :meth:`load` that keep the weights of ``parts`` from being loaded.
+
+        The pipeline then has an autoencoder of its config alone, whose scale and shape it goes on
+        knowing, and None in place of the others.
+        """
+        import diffusers
+
+        left: dict[str, Any] = dict.fromkeys(parts)
+        if "vae" in left:
+            config = self.component_config(diffusers.AutoencoderKL, "vae")
+            with torch.device("meta"):
+                left["vae"] = getattr(diffusers, config["_class_name"]).from_config(config)
+        return left
+
     def load(self, pipeline_class: Any, **settings: Any) -> Any:
         """A pipeline of ``pipeline_class``, from safetensors alone.
 
@@ -170,6 +187,13 @@ class BaseWeights:
     def _unusable(self, error: Exception) -> UsageError:
         where = self.location if self.is_folder else f"{self.location} (revision {self.revision})"
         return UsageError(f"{self.key}={where}: {first_line(error)}")
+
+
+def drop_weights(pipeline: Any, part: str) -> None:
+    """Let go of the weights of a part of ``pipeline``: what is left is as if it had been loaded
+    with :meth:`BaseWeights.left_out`."""
+    left = getattr(pipeline, part).to("meta") if part == "vae" else None
+    pipeline.register_modules(**{part: left})
 
 
 def first_line(error: Exception) -> str:

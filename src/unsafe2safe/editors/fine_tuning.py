@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,16 @@ BESIDE_BRANCH_FOLDER = "beside_caption_branch"
 STRENGTH_STEP = 0.5
 
 _SAMPLED_PER_TENSOR = 4096
+# Settings that have no part in what the encoders give, or that are part of the text, of the pixels
+# or of the weights, whose content counts.
+_NOT_OF_ENCODERS = frozenset(
+    (
+        *("name", "licence", "commercial", "adapter", "weights", "revision"),
+        *("trainable", "rank", "alpha", "use_rslora", "use_dora", "lora_init", "dropout"),
+        *("targets", "captions", "resolution", "batch_size", "steps", "text_guidance_scale"),
+        *("image_guidance_scale", "guidance_scale", "device", "precision", "attention"),
+    )
+)
 # The editor's key of a setting that the card calls something else.
 _KEY_OF = {"base_dtype": "dtype"}
 
@@ -156,6 +166,8 @@ class TrainableEditor(Editor):
     quantizable: ClassVar[bool] = False
     # Whether the denoiser computes attention through diffusers' backends.
     dispatched_attention: ClassVar[bool] = True
+    # Whether encoding takes long enough for a cache of it to pay.
+    slow_encoders: ClassVar[bool] = True
     # What the base's scheduler expects of its model where that is known before it is loaded.
     predicts: ClassVar[str | None] = None
     # The file of its LoRA where plain diffusers cannot honour it; None: diffusers' own file.
@@ -185,8 +197,11 @@ class TrainableEditor(Editor):
         check_quantize(self.quantize, self.trainable, self.use_dora)
 
     @abstractmethod
-    def load_base(self) -> Any:
-        """A new diffusers pipeline with the base's weights, without adapter, in eval mode."""
+    def load_base(self, without: Collection[str] = ()) -> Any:
+        """A new diffusers pipeline with the base's weights, without adapter, in eval mode.
+
+        ``without``: of ``parts``, those that are not loaded. Of an autoencoder its config is there
+        all the same."""
 
     @abstractmethod
     def base_fingerprint(self, pipeline: Any) -> str:
@@ -260,6 +275,34 @@ class TrainableEditor(Editor):
     def edits_otherwise(self) -> str:
         """For the model card: why plain diffusers edits otherwise with the adapter; or nothing."""
         return ""
+
+    def encoded_anew(self) -> str | None:
+        """Why autoencoder or text encoder are needed at every step; None: a cache can replace
+        them."""
+        return None
+
+    @property
+    def hides_source(self) -> bool:
+        """Whether the editor sees of a source what its mask leaves."""
+        return False
+
+    def embedded_texts(
+        self, public_caption: str, edit_instruction: str, combined_caption: str | None = None
+    ) -> tuple[str, ...]:
+        """All texts that the embedded text is made of; errors as :meth:`text_of`."""
+        return (self.text_of(public_caption, edit_instruction, combined_caption),)
+
+    def encoding_settings(self) -> dict[str, str]:
+        """What embedded texts and latents depend on beside the texts and pictures themselves.
+
+        Whatever is not known to have no part in it counts.
+        """
+        settings = {
+            f"editor.{f.name}": str(getattr(self, f.name))
+            for f in fields(cast(Any, self))
+            if f.name not in _NOT_OF_ENCODERS
+        }
+        return {"editor": self.family, **settings, **self.weights_content()}
 
     def lay_out(self, pipeline: Any) -> None:
         """Lay the weights of ``pipeline`` out as its family computes fastest."""

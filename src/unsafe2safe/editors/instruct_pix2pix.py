@@ -7,7 +7,7 @@ its latents; the target's latents are sampled and scaled (Brooks et al. 2023, se
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -164,7 +164,7 @@ class InstructPix2PixEditor(TrainableEditor):
     source_scaled: ClassVar[bool] = False
 
     @abstractmethod
-    def load_base(self) -> Any:
+    def load_base(self, without: Collection[str] = ()) -> Any:
         """A new InstructPix2Pix pipeline of diffusers without adapter or branch, in eval mode."""
 
     def check_loadable(self) -> None:
@@ -196,6 +196,21 @@ class InstructPix2PixEditor(TrainableEditor):
         if not self.text_encoder_targets:
             return super().lora_targets()
         return {**super().lora_targets(), "text_encoder": self.text_encoder_targets}
+
+    def encoded_anew(self) -> str | None:
+        if self.trainable == "lora" and self.text_encoder_targets:
+            return "editor.text_encoder_targets: the text encoder is trained"
+        return super().encoded_anew()
+
+    @property
+    def hides_source(self) -> bool:
+        return self.source != "full"
+
+    def embedded_texts(
+        self, public_caption: str, edit_instruction: str, combined_caption: str | None = None
+    ) -> tuple[str, ...]:
+        text = super().embedded_texts(public_caption, edit_instruction, combined_caption)
+        return text if self.caption_branch == "none" else (*text, public_caption)
 
     def add_branch(self, pipeline: Any) -> None:
         """With a ``caption_branch``: add the base's branch, or a new one, to ``pipeline``.

@@ -6,7 +6,7 @@ form (2509 and later) sees further pictures in the same two ways.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -108,9 +108,14 @@ class QwenEditEditor(TokenEditor):
         except (OSError, UnidentifiedImageError) as error:
             raise UsageError(f"editor.references: {error}") from None
 
-    def load_base(self) -> Any:
+    def load_base(self, without: Collection[str] = ()) -> Any:
         _ = self._pictures  # told before any weight is loaded
-        return super().load_base()
+        return super().load_base(without)
+
+    def encoded_anew(self) -> str | None:
+        if self.references:
+            return "editor.references are encoded while it is trained"
+        return super().encoded_anew()
 
     def encode_texts(
         self, pipeline: Any, texts: Sequence[str], images: Tensor | None = None

@@ -103,7 +103,7 @@ class SingleFile:
                     **of_file,
                 )
                 vae = AutoencoderKL.from_single_file(
-                    str(self._path), subfolder="vae", dtype=dtype["vae"], **of_file
+                    str(self._path), subfolder="vae", dtype=dtype.get("vae"), **of_file
                 )
                 return pipeline_class.from_single_file(
                     str(self._path), unet=unet, vae=vae, dtype=dtype["unet"], **of_file, **settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.editors.base_weights import BaseWeights
+from unsafe2safe.editors.base_weights import BaseWeights, drop_weights
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 from unsafe2safe.editors.lora_targets import is_target, target_modules
 from unsafe2safe.editors.single_file import SingleFile
@@ -60,7 +60,7 @@ class StableDiffusionEditor(InstructPix2PixEditor):
             UsageError: the base is of another family.
         """
 
-    def load_base(self) -> Any:
+    def load_base(self, without: Collection[str] = ()) -> Any:
         """A new pipeline from ``weights``, in eval mode, its ``conv_in`` widened if need be.
 
         Raises:
@@ -73,8 +73,9 @@ class StableDiffusionEditor(InstructPix2PixEditor):
         self._check_trainable()
         self._tell_base()
         dtype: torch.dtype = getattr(torch, self.dtype)
-        dtypes = dict.fromkeys(self.parts, dtype)
-        if dtype == torch.float16:
+        loaded = [part for part in self.parts if part not in without]
+        dtypes = dict.fromkeys(loaded, dtype)
+        if dtype == torch.float16 and "vae" in loaded:
             _log.info(
                 "editor.dtype=float16: the autoencoder stays in float32; it overflows in float16"
             )
@@ -82,11 +83,14 @@ class StableDiffusionEditor(InstructPix2PixEditor):
         kind, settings = getattr(diffusers, self.pipeline_class), self.loading()
         if isinstance(self._base, SingleFile):  # none of those editors can be quantized
             pipeline = self._base.load(kind, dtype=dtypes, **settings)
+            for part in without:
+                drop_weights(pipeline, part)
         else:
+            settings |= self._base.left_out(without)
             pipeline = self._base.load_quantized(
                 kind, self.quantize, self.parts[0], dtype=dtypes, **settings
             )
-        for part in self.parts:
+        for part in loaded:
             module = getattr(pipeline, part)
             if module is None:
                 raise UsageError(f"editor.weights={self.weights} has no {part}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ConfigError, UsageError
-from unsafe2safe.editors.base_weights import files_digest
+from unsafe2safe.editors.base_weights import BaseWeights, drop_weights, files_digest
 from unsafe2safe.editors.caption_branch import BRANCH_FILE
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 from unsafe2safe.editors.tiny_model import build_pipeline
@@ -50,6 +50,8 @@ class TinyEditor(InstructPix2PixEditor):
         "their scheduler says it.",
     )
 
+    slow_encoders: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         if self.init_seed is not None and self.weights is not None:
             raise ConfigError("editor.init_seed and editor.weights: give one of them")
@@ -59,7 +61,7 @@ class TinyEditor(InstructPix2PixEditor):
                 "beside the weights says what they predict"
             )
 
-    def load_base(self) -> Any:
+    def load_base(self, without: Collection[str] = ()) -> Any:
         """A new pipeline, from ``weights`` or drawn from ``init_seed``, in eval mode.
 
         Raises:
@@ -68,10 +70,13 @@ class TinyEditor(InstructPix2PixEditor):
         self.check_loadable()
         if self.init_seed is not None:
             pipeline = build_pipeline(self.init_seed, self.prediction_type or "epsilon")
+            for part in without:
+                drop_weights(pipeline, part)
         else:
-            pipeline = _load_folder(self._weights_folder())
-        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            module.requires_grad_(False).eval()
+            pipeline = _load_folder(self._weights_folder(), without)
+        for part in self.parts:
+            if part not in without:
+                getattr(pipeline, part).requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -109,12 +114,15 @@ def weights_digest(folder: Path) -> str:
     return files_digest(folder, folder.rglob("*.safetensors"))
 
 
-def _load_folder(folder: Path) -> Any:
+def _load_folder(folder: Path, without: Collection[str]) -> Any:
     from diffusers import StableDiffusionInstructPix2PixPipeline
 
     try:
         return StableDiffusionInstructPix2PixPipeline.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            **(BaseWeights.of(str(folder), None).left_out(without) if without else {}),
         )
     except (OSError, ValueError) as error:
         raise UsageError(f"editor.weights={folder}: {str(error).splitlines()[0]}") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -134,7 +134,7 @@ class TokenEditor(TrainableEditor):
     def _base(self) -> BaseWeights:
         return BaseWeights.of(self.weights, self.revision)
 
-    def load_base(self) -> Any:
+    def load_base(self, without: Collection[str] = ()) -> Any:
         """A new pipeline of ``weights`` without adapter, in eval mode.
 
         Raises:
@@ -147,10 +147,15 @@ class TokenEditor(TrainableEditor):
             tell_licence(self.name, self.licence)
         self.check_loadable()
         pipeline = self._base.load_quantized(
-            kind, self.quantize, self.parts[0], dtype=self.number_types()
+            kind,
+            self.quantize,
+            self.parts[0],
+            dtype=self.number_types(),
+            **self._base.left_out(without),
         )
         for name in self.parts:
-            getattr(pipeline, name).requires_grad_(False).eval()
+            if name not in without:
+                getattr(pipeline, name).requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -42,6 +42,7 @@ _CHECKPOINTS = "checkpoints"
 _UNUSABLE = "unusable.json"
 _NEVER_CHANGES_RESULT = (
     "plan",
+    "cache",
     "trainer.accelerator",
     "trainer.log_every",
     "trainer.checkpoint_every",
@@ -75,6 +76,8 @@ def run(config: Train) -> RunResult:
         if launched_rank():  # one of several that torchrun or srun started: the first one tells
             return RunResult(ExitStatus.DONE, None)
         return plan_training.run(config)
+    if config.mode == "purge":
+        return _purge(config)
     check_devices(config.trainer)
     config = checked_scale(config, build(config.task, "task", Recipe))  # type: ignore[type-abstract]
     external = external_ranks(config.trainer.devices, config.trainer.num_nodes)
@@ -86,6 +89,13 @@ def run(config: Train) -> RunResult:
             return follow(config, external)
         with call.expected_by(external):
             return _lead(config, external, call)
+
+
+def _purge(config: Train) -> RunResult:
+    recipe = build(config.task, "task", Recipe)  # type: ignore[type-abstract]
+    deleted, files = recipe.purge(config)
+    told = f"deleted {deleted} ({files} files)" if files else f"nothing to delete at {deleted}"
+    return RunResult(ExitStatus.DONE, None, {"files": files}, message=told)
 
 
 def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
@@ -112,13 +122,14 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
             return result_of(folder, failed, f"{folder.path} is complete already", exported)
         checkpoints = folder.path / _CHECKPOINTS
         failures = data.drop_unusable(checkpoints / _UNUSABLE)
-        folder.write_failures({"image_id": i, "reason": r} for i, r in failures.items())
         step, resume_from = newest_loadable(checkpoints) or (0, None)
         with _threads(config.engine.threads):
             with company(config, ranks) as place:
                 call.tell(place, Start(checkpoints, resume_from, inputs))
                 log.info("loading task=%s (%s)", recipe.name, choice)
-                task = recipe.task(config, inputs)
+                opened = recipe.open(config, inputs, data, place)
+                task, data, failures = opened.task, opened.data, {**failures, **opened.failures}
+                folder.write_failures({"image_id": i, "reason": r} for i, r in failures.items())
                 reached = _train(config, task, data, folder, step, resume_from, optimizer, place)
             if reached < config.trainer.max_steps:
                 told = f"stopped by a signal after step {reached}; the same command goes on"
@@ -144,11 +155,11 @@ def follow(config: Train, ranks: Ranks) -> RunResult:
     data = recipe.data(config, start.inputs)
     data.drop_unusable(start.checkpoints / _UNUSABLE)
     with _threads(config.engine.threads):
-        task = recipe.task(config, start.inputs)
+        opened = recipe.open(config, start.inputs, data, ranks)
         silent = Tracker([], log_private=False)
         fit(
-            task,
-            data,
+            opened.task,
+            opened.data,
             config.trainer,
             config.seed,
             silent,

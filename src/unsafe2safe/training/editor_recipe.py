@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,10 +18,13 @@ from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 from unsafe2safe.editors.token_editor import TokenEditor
 from unsafe2safe.objectives.base import ObjectiveSettings
-from unsafe2safe.training.editor_task import FineTuningTask, InstructPix2PixTask
+from unsafe2safe.training.cache.opening import PairCache, is_wanted, purge
+from unsafe2safe.training.editor_task import FineTuningTask, InstructPix2PixTask, TaskOptions
 from unsafe2safe.training.pairs import PairDataset, check_captions, read_pairs
-from unsafe2safe.training.recipe import InputFinder, Recipe
-from unsafe2safe.training.task import PairBatch
+from unsafe2safe.training.ranks import Ranks
+from unsafe2safe.training.recipe import InputFinder, Opened, Recipe
+from unsafe2safe.training.scale import training_device
+from unsafe2safe.training.task import PairBatch, TrainingData
 from unsafe2safe.training.token_task import TokenEditTask
 
 # The task of each conditioning family; an editor finds it by its class.
@@ -61,15 +65,68 @@ class EditorRecipe(Recipe):
         folder = inputs["pairs"]
         pairs = read_pairs(folder)
         check_captions(pairs, trainable_editor(config))
+        if config.mode == "run" and (cache := _cache(config)) is not None:
+            cache.check()
         source = build(config.dataset, "dataset", ImageSource)  # type: ignore[type-abstract]
         source.records()  # a missing or empty data set is told before anything is written
         resolution = trainable_editor(config).resolution
         return PairDataset(pairs, folder, source, resolution, self.mask_margin)
 
     def task(self, config: Train, inputs: Mapping[str, Path]) -> FineTuningTask[PairBatch, Any]:  # noqa: ARG002
-        objective = build(config.objective, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
-        editor = trainable_editor(config)
-        return task_of(editor)(editor, objective, config.seed)
+        return _task(config, TaskOptions())
+
+    def open(
+        self,
+        config: Train,
+        inputs: Mapping[str, Path],
+        data: TrainingData[Any, Any],
+        ranks: Ranks,
+    ) -> Opened:
+        editor, cache = trainable_editor(config), _cache(config)
+        if cache is None or not isinstance(data, PairDataset):
+            return Opened(self.task(config, inputs), data)
+        if not is_wanted(config, editor, len(data)):
+            return Opened(self.task(config, inputs), data)
+        task, cached, failures = cache.open(
+            editor,
+            data,
+            partial(_task, config),
+            TaskOptions(),
+            config.engine.unit_size,
+            training_device(config.trainer, ranks),
+            ranks,
+        )
+        return Opened(task, cached, failures)
+
+    def purge(self, config: Train) -> tuple[Path, int]:
+        folder = config.cache.folder or _cache_of(config).folder
+        return folder, purge(folder)
+
+
+def _task(config: Train, options: TaskOptions) -> FineTuningTask[PairBatch, Any]:
+    objective = build(config.objective, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
+    editor = trainable_editor(config)
+    return task_of(editor)(editor, objective, config.seed, options)
+
+
+def _cache(config: Train) -> PairCache | None:
+    """The cache of a training; None where there certainly is none.
+
+    Raises:
+        UsageError: its folder would be public, or encoders are needed at every step.
+    """
+    mode, editor = config.cache.mode, trainable_editor(config)
+    anew = editor.encoded_anew()
+    if mode == "on" and anew is not None:
+        raise UsageError(f"cache.mode=on: {anew}; use cache.mode=off")
+    if mode == "off" or (mode == "auto" and (anew is not None or not editor.slow_encoders)):
+        return None
+    return _cache_of(config)
+
+
+def _cache_of(config: Train) -> PairCache:
+    editor = trainable_editor(config)
+    return PairCache.of(config, editor, task_of(editor), str(config.dataset["name"]))
 
 
 def task_of(editor: TrainableEditor) -> type[FineTuningTask[PairBatch, Any]]:

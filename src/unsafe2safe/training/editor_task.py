@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.randomness import torch_seed
+from unsafe2safe.editors.base_weights import drop_weights
 from unsafe2safe.editors.caption_branch import caption_branch
 from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, embed_tokens, encode_moments
 from unsafe2safe.editors.lora_targets import lora_config, targets_key
 from unsafe2safe.editors.text_embedding import TextEmbedding
 from unsafe2safe.objectives.base import ObjectiveSettings, prediction_of
+from unsafe2safe.training.cache.rows import MadeOf, Row, batch_of, returned_by
 from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
 from unsafe2safe.training.draws import SampleKey, draw_normal
 from unsafe2safe.training.export import export_adapter
@@ -36,11 +39,11 @@ class PreparedEdits:
     what each place counts; None: all the same.
     """
 
-    target_mean: Tensor
-    target_deviation: Tensor
-    source: Tensor
-    text: TextEmbedding
-    weight: Tensor | None = None
+    target_mean: Annotated[Tensor, MadeOf("target")]
+    target_deviation: Annotated[Tensor, MadeOf("target")]
+    source: Annotated[Tensor, MadeOf("source")]
+    text: Annotated[TextEmbedding, MadeOf("text")]
+    weight: Annotated[Tensor | None, MadeOf("mask")] = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,31 +55,73 @@ class EditDraws:
 
 
 PreparedEdit = TypeVar("PreparedEdit")
+Self = TypeVar("Self", bound="FineTuningTask[Any, Any]")
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """``no_text`` is the row of the embedded empty text, where a cache has it: autoencoder and
+    text encoders are not loaded then. A place under the mask counts ``mask_weight`` times more."""
+
+    no_text: Row | None = None
+    mask_weight: float = 0.0
+
+    def with_no_text(self, row: Row) -> TaskOptions:
+        """For a complete cache."""
+        return replace(self, no_text=row)
+
+
+def frozen(prepare: Callable[[Self, Batch], PreparedEdit]) -> Callable[[Self, Batch], PreparedEdit]:
+    """``prepare`` without gradients, and with each encoder in its own number type: autocast in
+    fp16 would overflow the autoencoder, and what is cached could not be used with another
+    ``trainer.precision``."""
+
+    @wraps(prepare)
+    def alone(task: Self, batch: Batch) -> PreparedEdit:
+        with torch.no_grad(), torch.autocast(task.denoiser.device.type, enabled=False):
+            return prepare(task, batch)
+
+    return alone
 
 
 class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
     """A base's weights, frozen but for what the editor's settings train. Each family of editors
     adds how a batch is prepared and what the loss is."""
 
-    def __init__(self, editor: TrainableEditor, objective: ObjectiveSettings, seed: int) -> None:
+    def __init__(
+        self,
+        editor: TrainableEditor,
+        objective: ObjectiveSettings,
+        seed: int,
+        options: TaskOptions | None = None,
+    ) -> None:
         """Load the base and make its weights or a new LoRA trainable.
 
         Raises:
             UsageError: the base's scheduler expects another prediction than the objective trains,
                 or a LoRA target matches nothing.
         """
-        self.editor, self.seed = editor, seed
+        self.editor, self.seed, self.options = editor, seed, options or TaskOptions()
+        no_text = self.options.no_text
+        self._left_out = editor.parts[1:] if no_text is not None else ()
         if editor.predicts is not None:  # told before anything is loaded
             objective.for_base(editor.predicts, f"editor={editor.name}")
-        self.pipeline = editor.load_base()
-        self.base = editor.base_fingerprint(self.pipeline)
+        self.pipeline = (
+            editor.load_base(without=self._left_out) if self._left_out else editor.load_base()
+        )
+        # None where parts are left out: the export, which needs them, will know.
+        self.base = None if self._left_out else editor.base_fingerprint(self.pipeline)
         predicted = prediction_of(self.pipeline.scheduler)
         self.objective = objective.for_base(predicted, f"editor={editor.name}")
         self.denoiser: Any = editor.denoiser(self.pipeline)
         self._base_dtype: torch.dtype = self.denoiser.dtype
         self._add_parts()
-        self.network: nn.Module = nn.ModuleDict(
-            {name: getattr(self.pipeline, name) for name in editor.parts}
+        self.network = nn.ModuleDict(
+            {
+                name: getattr(self.pipeline, name)
+                for name in editor.parts
+                if name not in self._left_out
+            }
         )
         self.network.requires_grad_(False).eval()
         if editor.trainable == "lora":
@@ -89,6 +134,49 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
             parameter.requires_grad_(True)
         for parameter in self.trainable_parameters().values():
             parameter.data = parameter.data.float()
+        if no_text is None:
+            with torch.no_grad():
+                self._no_text = self.embed_nothing()
+        else:
+            self._no_text = batch_of(returned_by(type(self).embed_nothing), [no_text])
+
+    @abstractmethod
+    def embed_nothing(self) -> Any:
+        """What stands for a dropped text, (1, ...): a tensor or a dataclass of tensors."""
+
+    @property
+    def no_text(self) -> Any:
+        """As :meth:`embed_nothing`, or as the cache had it."""
+        return self._no_text
+
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """Autoencoder and text encoders, as far as they are loaded."""
+        return [
+            getattr(self.pipeline, name)
+            for name in self.editor.parts[1:]
+            if name not in self._left_out
+        ]
+
+    def drop_encoders(self) -> None:
+        """Let go of autoencoder and text encoders, after which nothing can be prepared."""
+        for name in self.editor.parts[1:]:
+            if name in self.network:
+                drop_weights(self.pipeline, name)
+                del self.network[name]
+        self._left_out = self.editor.parts[1:]
+
+    def load_encoders(self) -> None:
+        """Load autoencoder and text encoders if they are not there: to edit and to export."""
+        if not self._left_out:
+            return
+        whole = self.editor.load_base()
+        self.base = self.base or self.editor.base_fingerprint(whole)
+        for name in self._left_out:
+            part = getattr(whole, name).requires_grad_(False).eval().to(self.denoiser.device)
+            self.pipeline.register_modules(**{name: part})
+            self.network.add_module(name, part)
+        self._left_out = ()
 
     def _add_parts(self) -> None:
         """What the family adds to the base before anything is frozen."""
@@ -129,6 +217,8 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
 
     def export(self, folder: Path) -> None:
         """Write the adapter and prove that it loads; see :func:`export_adapter`."""
+        self.load_encoders()
+        assert self.base is not None
         export_adapter(self.editor, self.pipeline, self.base, folder)
 
     def validate(self, folder: Path) -> Mapping[str, float]:  # noqa: ARG002
@@ -142,7 +232,11 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
     editor: InstructPix2PixEditor
 
     def __init__(
-        self, editor: InstructPix2PixEditor, objective: ObjectiveSettings, seed: int
+        self,
+        editor: InstructPix2PixEditor,
+        objective: ObjectiveSettings,
+        seed: int,
+        options: TaskOptions | None = None,
     ) -> None:
         """Load the base and make its weights, a new LoRA or a caption branch trainable.
 
@@ -152,13 +246,12 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
         """
         if editor.trainable == "branch" and editor.caption_branch == "none":
             raise UsageError("editor.trainable=branch needs editor.caption_branch=gated or safe")
-        super().__init__(editor, objective, seed)
-        with torch.no_grad():
-            self._no_text = (
-                editor.tokens_of(self.pipeline, [""], [""])
-                if self._trains_text
-                else editor.no_text(self.pipeline)
-            )
+        super().__init__(editor, objective, seed, options)
+
+    def embed_nothing(self) -> TextEmbedding:
+        if self._trains_text:
+            return self.editor.tokens_of(self.pipeline, [""], [""])
+        return self.editor.no_text(self.pipeline)
 
     def _add_parts(self) -> None:
         if self.editor.trainable != "full":  # whose weights are saved, plain as safetensors wants
@@ -224,7 +317,7 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
 class InstructPix2PixTask(EditorTask[PairBatch]):
     """Fine-tuning on pairs of pictures."""
 
-    @torch.no_grad()
+    @frozen
     def prepare(self, batch: PairBatch) -> PreparedEdits:
         """Encode target, source and texts.
 

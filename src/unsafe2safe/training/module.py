@@ -14,12 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unsafe2safe.core.config.schema_train import Trainer
 from unsafe2safe.training.averaging import WeightAverage
+from unsafe2safe.training.cache.rows import moved
 from unsafe2safe.training.draws import keyed_torch_rng
 from unsafe2safe.training.optimizers import OptimizerFactory
 from unsafe2safe.training.sampler import ResumableBatchSampler
 from unsafe2safe.training.schedule import rate_share
 from unsafe2safe.training.sharding import kept, put, shard
-from unsafe2safe.training.task import KeyedBatch, Task
+from unsafe2safe.training.task import KeyedBatch, PreparedBatch, Task
 
 
 class TaskModule(pl.LightningModule):  # type: ignore[misc]
@@ -65,8 +66,11 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
 
     def batch_loss(self, batch: KeyedBatch) -> Tensor:
         """Mean of the task's per-sample losses with the draws of the batch's own keys."""
-        with _frozen_parts_not_in_fp16(self.device.type):
-            prepared = self.task.prepare(batch)
+        if isinstance(batch, PreparedBatch):
+            prepared = moved(batch.prepared, self.device)
+        else:
+            with _frozen_parts_not_in_fp16(self.device.type):
+                prepared = self.task.prepare(batch)
         draws = self.task.draw(batch.keys, prepared)
         with keyed_torch_rng(self._seed, batch.keys, self.device):
             losses: Tensor = self.task.loss(prepared, draws)

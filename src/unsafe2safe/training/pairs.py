@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from unsafe2safe.core.errors import ItemError, UsageError
 from unsafe2safe.core.files import inside, write_json
+from unsafe2safe.core.ledger import fingerprint
 from unsafe2safe.core.progress import Progress
 from unsafe2safe.core.records import Box, Pair
 from unsafe2safe.core.tables import read_parts
@@ -29,6 +30,10 @@ from unsafe2safe.vision.regions import grow_region, mask_of
 
 # Squares kept in memory, so that small sets are decoded once and not at every visit.
 _KEPT_BYTES = 512 * 1024**2
+
+
+class View(NamedTuple):
+    """How a visit shows a pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,17 +108,28 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         return len(self.pairs)
 
     def __getitem__(self, index_and_visit: tuple[int, int]) -> LoadedPair:
-        """The pair at an index.
+        """The pair at an index, in the view of the visit; errors as :meth:`load`."""
+        index, visit = index_and_visit
+        return self.load(index, self.view(index, visit), visit)
+
+    def view(self, index: int, visit: int) -> View:  # noqa: ARG002
+        """How the visit shows the pair."""
+        return View()
+
+    def views(self, index: int) -> list[View]:  # noqa: ARG002
+        """All that visits can show of the pair."""
+        return [View()]
+
+    def load(self, index: int, view: View, visit: int = 0) -> LoadedPair:  # noqa: ARG002
+        """The pair at an index, in a view.
 
         Raises:
             ItemError: a side cannot be read, or the two differ in size.
         """
-        index, visit = index_and_visit
         pair = self.pairs[index]
         source, target, mask = self._squares.get(pair.image_id) or self._load(pair)
-        key = SampleKey(pair.image_id, visit)
         return LoadedPair(
-            key,
+            SampleKey(pair.image_id, visit),
             source,
             target,
             pair.public_caption,
@@ -143,6 +159,19 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         for region in pair.regions:
             yield grow_region(region.category, region.box, self._margin, width, height)
 
+    def signature(self, index: int, view: View) -> str | None:
+        """What decides on :meth:`load`, with size and time of change in place of the files'
+        content; None where the source is no file of its own."""
+        pair = self.pairs[index]
+        paths = self._source.record(pair.source).path, inside(self._run_folder, pair.target)
+        try:
+            files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        except OSError:
+            return None
+        decided = (asdict(pair), files, view, self._resolution, self._margin)
+        settings = (self._source.orientation, self._source.max_pixels)
+        return fingerprint({"pair": decided, "source": settings}, 32)
+
     def collate(self, items: Sequence[LoadedPair]) -> PairBatch:
         """Loaded pairs to one batch."""
         return PairBatch(
@@ -171,8 +200,12 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
                 image_id, reason = next(iter(failures.items()))
                 raise UsageError(f"none of {len(self)} pairs can be used ({image_id}: {reason})")
             write_json(kept_at, failures)
-        self.pairs = [pair for pair in self.pairs if pair.image_id not in failures]
+        self.drop(failures)
         return failures
+
+    def drop(self, image_ids: Collection[str]) -> None:
+        """Leave these pairs out."""
+        self.pairs = [pair for pair in self.pairs if pair.image_id not in image_ids]
 
     def _failures(self) -> dict[str, str]:
         failures = {}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -21,6 +22,8 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from unsafe2safe.core.errors import UsageError
+
+T = TypeVar("T")
 
 _LOOPBACK = "127.0.0.1"
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK")
@@ -212,6 +215,15 @@ def hear() -> Start | None:
     held: list[Start | None] = [None]
     _broadcast(held)
     return held[0]
+
+
+def gathered(value: T, ranks: Ranks) -> list[T]:
+    """What every rank gives, in their order; all of them call this at the same time."""
+    if ranks.world_size == 1:
+        return [value]
+    held: list[Any] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(held, value)
+    return held
 
 
 def _broadcast(held: list[Start | None]) -> None:

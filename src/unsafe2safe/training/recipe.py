@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -14,6 +15,8 @@ from pydantic import Field
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.config.schema_train import Train
+from unsafe2safe.core.errors import UsageError
+from unsafe2safe.training.ranks import Ranks
 from unsafe2safe.training.task import Task, TrainingData
 
 
@@ -33,6 +36,15 @@ class InputFinder(Protocol):
         Raises:
             UsageError: there is none, or it is not what ``script`` writes.
         """
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A task with the data it is trained on, and by id why some of it was left out."""
+
+    task: Task[Any, Any, Any]
+    data: TrainingData[Any, Any]
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 @component
@@ -74,6 +86,30 @@ class Recipe(ABC):
         Raises:
             UsageError: there is nothing to train on.
         """
+
+    def open(
+        self,
+        config: Train,
+        inputs: Mapping[str, Path],
+        data: TrainingData[Any, Any],
+        ranks: Ranks,  # noqa: ARG002 - for recipes that share work between them
+    ) -> Opened:
+        """The model, and the data as it is trained on. Every one of ``ranks`` comes here.
+
+        Raises:
+            UsageError: a cache is asked for, and the task prepares nothing that can be kept.
+        """
+        if config.cache.mode == "on":
+            raise UsageError(f"cache.mode=on: task={self.name} caches nothing")
+        return Opened(self.task(config, inputs), data)
+
+    def purge(self, config: Train) -> tuple[Path, int]:  # noqa: ARG002
+        """Delete what is cached for such a training: the folder, and how many files it held.
+
+        Raises:
+            UsageError: the task caches nothing.
+        """
+        raise UsageError(f"mode=purge: task={self.name} caches nothing")
 
     @abstractmethod
     def task(self, config: Train, inputs: Mapping[str, Path]) -> Task[Any, Any, Any]:

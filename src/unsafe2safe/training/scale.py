@@ -35,6 +35,12 @@ def device_type(settings: Trainer) -> str:
     return settings.accelerator
 
 
+def training_device(settings: Trainer, ranks: Ranks) -> torch.device:
+    """The device that Lightning will train on in this process."""
+    kind = device_type(settings)
+    return torch.device(kind, ranks.local_rank) if kind == "cuda" else torch.device(kind)
+
+
 def check_devices(settings: Trainer) -> None:
     """Refuse more devices than there are.
 

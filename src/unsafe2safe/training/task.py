@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -44,6 +44,14 @@ class PairBatch:
     edit_instructions: tuple[str, ...]
     mask: Tensor | None = None
     combined_captions: tuple[str | None, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedBatch:
+    """A batch that is prepared already: ``prepared`` is what the task's ``prepare`` would give."""
+
+    keys: tuple[SampleKey, ...]
+    prepared: Any
 
 
 class TrainingData(Dataset[Item], ABC, Generic[Item, Batch]):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from unsafe2safe.editors.text_embedding import TextEmbedding
 from unsafe2safe.editors.token_editor import TokenEditor
-from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.objectives.conditioning import Dropped
+from unsafe2safe.training.cache.rows import MadeOf
 from unsafe2safe.training.diffusion import draw_diffusion
 from unsafe2safe.training.draws import SampleKey, draw_normal
-from unsafe2safe.training.editor_task import EditDraws, FineTuningTask
+from unsafe2safe.training.editor_task import EditDraws, FineTuningTask, frozen
 from unsafe2safe.training.task import PairBatch
 
 
@@ -29,12 +30,12 @@ class PreparedTokenEdits:
     neither.
     """
 
-    target_mean: Tensor
-    target_deviation: Tensor
-    source: Tensor
-    text: TextEmbedding
-    no_text: TextEmbedding | None = None
-    unseen: TextEmbedding | None = None
+    target_mean: Annotated[Tensor, MadeOf("target")]
+    target_deviation: Annotated[Tensor, MadeOf("target")]
+    source: Annotated[Tensor, MadeOf("source")]
+    text: Annotated[TextEmbedding, MadeOf("text")]
+    no_text: Annotated[TextEmbedding | None, MadeOf("text")] = None
+    unseen: Annotated[TextEmbedding | None, MadeOf("text")] = None
 
 
 class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
@@ -42,14 +43,14 @@ class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
 
     editor: TokenEditor
 
-    def __init__(self, editor: TokenEditor, objective: ObjectiveSettings, seed: int) -> None:
-        """Load the base and make its weights or a new LoRA trainable; see FineTuningTask."""
-        super().__init__(editor, objective, seed)
-        self._grey = torch.zeros(1, 3, editor.resolution, editor.resolution)
-        with torch.no_grad():
-            self._no_text = editor.encode_texts(self.pipeline, [""], self._grey)
+    @property
+    def _grey(self) -> Tensor:
+        return torch.zeros(1, 3, self.editor.resolution, self.editor.resolution)
 
-    @torch.no_grad()
+    def embed_nothing(self) -> TextEmbedding:
+        return self.editor.encode_texts(self.pipeline, [""], self._grey)
+
+    @frozen
     def prepare(self, batch: PairBatch) -> PreparedTokenEdits:
         """Encode target, source and texts."""
         editor, pipeline = self.editor, self.pipeline

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from unsafe2safe.core.config.components import Strict
 from unsafe2safe.core.config.schema_common import Common, Component
@@ -83,6 +83,25 @@ class Trainer(Strict):
         return shared and self.processes > 1
 
 
+class Cache(Strict):
+    """Latents and embedded texts, encoded once."""
+
+    mode: Literal["auto", "on", "off"] = Field(
+        description="Encode pictures and texts once, keep that and train without autoencoder and "
+        "text encoders; `auto`: where the editor is not tiny and each pair comes twice at least. "
+        "`off`: encode at every visit; the losses are the same."
+    )
+    folder: Path | None = Field(
+        description="Where they are kept; it shows the originals. null: under `paths.private`, by "
+        "data set, editor and base, so that trainings share it."
+    )
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _yaml_bool(cls, mode: object) -> object:
+        return {True: "on", False: "off"}.get(mode, mode) if isinstance(mode, bool) else mode
+
+
 class Plan(Strict):
     """What ``mode=plan`` assumes beside the training's own keys."""
 
@@ -116,8 +135,9 @@ class Plan(Strict):
 
 
 class Train(Common):
-    mode: Literal["run", "plan"] = Field(  # type: ignore[assignment]
-        description="`run`; `plan` says what the training would take, without any weights."
+    mode: Literal["run", "plan", "purge"] = Field(  # type: ignore[assignment]
+        description="`run`; `plan` says what the training would take, without any weights; "
+        "`purge` deletes the cache that `run` would use."
     )
     task: Component
     pairs: Path | None = Field(
@@ -130,4 +150,5 @@ class Train(Common):
         "and weight decay are the trainer's."
     )
     trainer: Trainer
+    cache: Cache
     plan: Plan
