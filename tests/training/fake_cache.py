@@ -21,9 +21,10 @@ from unsafe2safe.training.cache.opening import PairCache
 from unsafe2safe.training.cache.rows import MadeOf
 from unsafe2safe.training.draws import SampleKey
 from unsafe2safe.training.editor_task import TaskOptions
-from unsafe2safe.training.pairs import LoadedPair, PairDataset, View
+from unsafe2safe.training.pairs import LoadedPair, PairDataset
 from unsafe2safe.training.ranks import ALONE
 from unsafe2safe.training.task import PairBatch
+from unsafe2safe.training.views import View
 
 SIDE = 2
 Contents = Mapping[str, tuple[int, int, int]]  # source, target and text of a pair, by its id

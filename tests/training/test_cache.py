@@ -19,8 +19,8 @@ from training.fake_cache import Contents, FakePairs, FakeTask, FakeText, open_ca
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.training.cache.content import keys_of
 from unsafe2safe.training.cache.rows import batch_of, first_row
-from unsafe2safe.training.pairs import View
 from unsafe2safe.training.task import PairBatch
+from unsafe2safe.training.views import View
 
 FEW: Contents = {f"p{i}": (i, 10 + i, i % 3) for i in range(9)}
 

@@ -80,7 +80,7 @@ def no_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kind, "from_pretrained", classmethod(guarded))
 
 
-@pytest.mark.parametrize("family", ["kontext", "ip2p"])
+@pytest.mark.parametrize("family", ["kontext", pytest.param("ip2p", marks=pytest.mark.slow)])
 def test_cached_and_uncached_runs_have_the_same_losses_and_a_complete_cache_needs_no_encoder(
     family: str,
     world: World,

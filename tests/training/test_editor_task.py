@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ import torch
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
+from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.instruct_pix2pix import to_model
 from unsafe2safe.editors.tiny import TinyEditor
 from unsafe2safe.editors.tiny_model import LATENT_CHANNELS, LATENT_SIDE
 from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
-from unsafe2safe.training.editor_task import InstructPix2PixTask
+from unsafe2safe.training.editor_task import InstructPix2PixTask, TaskOptions
 from unsafe2safe.training.task import PairBatch
 
 
-def build_task(**values: Any) -> InstructPix2PixTask:
+def build_task(mask_weight: float = 0.0, **values: Any) -> InstructPix2PixTask:
     config = load("train")
     editor = build(dict(config.editor) | {"init_seed": 0} | values, "editor", TinyEditor)  # type: ignore[attr-defined]
     settings = dict(config.objective) | {  # type: ignore[attr-defined]
@@ -30,7 +32,7 @@ def build_task(**values: Any) -> InstructPix2PixTask:
         "both_dropout": 0.2,
     }
     objective = build(settings, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
-    return InstructPix2PixTask(editor, objective, seed=4)
+    return InstructPix2PixTask(editor, objective, 4, TaskOptions(mask_weight=mask_weight))
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +159,26 @@ def test_a_base_with_an_edm_scheduler_trains_as_it_was_trained(tmp_path: Path) -
         expected = ((denoised - latents) ** 2).mean((1, 2, 3)) * (sigmas**2 + 1) / sigmas**2
         ours = task.loss(prepared, draws)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_what_is_masked_counts_more() -> None:
+    plain, weighted = build_task(), build_task(mask_weight=3.0)
+    pairs = batch(KEYS)
+    mask = torch.zeros(len(KEYS), 1, 64, 64)
+    mask[0] = 1.0
+    mask[1, :, 10, 21] = 1.0  # a single pixel: the latent cell that holds it
+    prepared = weighted.prepare(replace(pairs, mask=mask))
+    assert prepared.weight is not None
+    assert prepared.weight[0].unique().tolist() == [4.0]
+    assert (prepared.weight[1] == 4.0).nonzero().tolist() == [[0, 2, 5]]
+    assert prepared.weight[2:].unique().tolist() == [1.0]
+    draws = weighted.draw(KEYS, prepared)
+    with torch.no_grad():
+        losses, before = weighted.loss(prepared, draws), sample_losses(plain, KEYS)
+    torch.testing.assert_close(losses[0], 4 * before[0])
+    torch.testing.assert_close(losses[2:], before[2:])
+    assert before[1] < losses[1] < 4 * before[1]
+    with pytest.raises(
+        UsageError, match=r"task\.mask_weight=3\.0 needs pairs that come with masks"
+    ):
+        weighted.prepare(pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from unsafe2safe.editors.token_editor import TokenEditor
 from unsafe2safe.jobs.train import run
 from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
+from unsafe2safe.training.editor_task import TaskOptions
 from unsafe2safe.training.export import fixed_picture
 from unsafe2safe.training.gradient_check import check_gradients
 from unsafe2safe.training.task import PairBatch
@@ -230,3 +232,16 @@ def test_choices_that_do_not_fit_are_told_before_any_weight_is_loaded(
     monkeypatch.setattr(TokenEditor, "load_base", loads)
     with pytest.raises(UsageError, match=told):
         train(world, base, tmp_path / "run", *overrides)
+
+
+def test_what_is_masked_counts_more(base: Path) -> None:
+    settings = (kontext(weights=str(base)), objective(), 4)
+    task = TokenEditTask(*settings, TaskOptions(mask_weight=3.0))
+    mask = torch.zeros(len(KEYS), 1, SIDE, SIDE)
+    mask[0] = 1.0
+    prepared = task.prepare(replace(batch(), mask=mask))
+    with torch.no_grad():
+        weighted = task.loss(prepared, task.draw(KEYS, prepared))
+        plain = task.loss(replace(prepared, weight=None), task.draw(KEYS, prepared))
+    torch.testing.assert_close(weighted[0], 4 * plain[0])
+    torch.testing.assert_close(weighted[1:], plain[1:])

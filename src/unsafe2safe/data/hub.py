@@ -97,10 +97,26 @@ class HubSource(ImageSource):
         roots = [local if local.is_dir() else local.parent] if local.exists() else []
         return [*roots, *([self.cache] if self.cache else []), Path(HF_HUB_CACHE)]
 
+    def column_names(self) -> tuple[str, ...]:
+        """The columns of the set.
+
+        Raises:
+            UsageError: it cannot be loaded.
+        """
+        return tuple(self._whole.column_names)
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column, row by row."""
+        return list(self._whole[name][:])
+
+    @cached_property
+    def _whole(self) -> Any:
+        return self._loaded()
+
     @cached_property
     def _table(self) -> Any:
         """The split as a ``datasets.Dataset`` whose pictures stay encoded."""
-        table = self._loaded()
+        table = self._whole
         for column in (self.image_column, self.id_column, self.label_column, self.caption_column):
             if column is not None and column not in table.column_names:
                 raise UsageError(
@@ -213,7 +229,9 @@ class HubSource(ImageSource):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the opened table: another process opens its own."""
-        return {key: value for key, value in self.__dict__.items() if key != "_table"}
+        return {
+            key: value for key, value in self.__dict__.items() if key not in ("_table", "_whole")
+        }
 
 
 def _captions(cell: Any) -> list[str]:

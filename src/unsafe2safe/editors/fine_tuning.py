@@ -166,6 +166,8 @@ class TrainableEditor(Editor):
     quantizable: ClassVar[bool] = False
     # Whether the denoiser computes attention through diffusers' backends.
     dispatched_attention: ClassVar[bool] = True
+    # Sides of pictures that are trained on are multiples of it, pixels.
+    side_step: ClassVar[int] = 8
     # Whether encoding takes long enough for a cache of it to pay.
     slow_encoders: ClassVar[bool] = True
     # What the base's scheduler expects of its model where that is known before it is loaded.

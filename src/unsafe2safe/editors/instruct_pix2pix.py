@@ -158,7 +158,7 @@ class InstructPix2PixEditor(TrainableEditor):
     parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder")
     family: ClassVar[str] = "instruct-pix2pix"
     dispatched_attention: ClassVar[bool] = False
-    # Whether its text encoder can be trained: SDXL's two, and its pooled text, are left as they are.
+    # Whether its text encoder can be trained: SDXL's two, with a pooled text, stay as they are.
     trains_text: ClassVar[bool] = True
     # Whether the source's latents are scaled as the target's are.
     source_scaled: ClassVar[bool] = False

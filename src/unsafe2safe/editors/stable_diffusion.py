@@ -42,6 +42,7 @@ class StableDiffusionEditor(InstructPix2PixEditor):
         "autoencoder beside float16, which needs trainer.precision=16-mixed to train.",
     )
 
+    side_step: ClassVar[int] = 64
     # The diffusers pipeline, by name: importing it here would load torch's heavy friends.
     pipeline_class: ClassVar[str]
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)

@@ -71,6 +71,7 @@ class TokenEditor(TrainableEditor):
     source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "token"
     quantizable: ClassVar[bool] = True
     predicts: ClassVar[str | None] = "flow_prediction"
+    side_step: ClassVar[int] = 16
     # The diffusers pipeline, by name: importing it here would load torch's heavy friends.
     pipeline_class: ClassVar[str]
     # Whether its autoencoder may be in another dtype than the rest.

@@ -111,9 +111,9 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
         "train",
         choice,
         inputs,
-        (*_NEVER_CHANGES_RESULT, *recipe.unused),
+        (*_NEVER_CHANGES_RESULT, *recipe.unused_in(config)),
         content,
-        recipe.stands_for,
+        recipe.stands_for_in(config),
     )
     with RunFolder.open(spec, config.existing) as folder:
         exported = folder.path / recipe.exported_as

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
+from unsafe2safe.core.errors import UsageError
 from unsafe2safe.objectives.base import Objective
 from unsafe2safe.objectives.conditioning import Dropped, drop_conditions
 from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
@@ -21,6 +23,21 @@ class DiffusionDraws:
     noise: Tensor
     timesteps: Tensor
     dropped: Dropped
+
+
+def mask_weights(mask: Tensor | None, latents: Tensor, mask_weight: float) -> Tensor | None:
+    """(B, 1, h, w) what each place of ``latents`` (B, C, h, w) counts: 1, and under the mask
+    (B, 1, H, W) ``mask_weight`` more; None where that is 0.
+
+    Raises:
+        UsageError: nobody knows where the mask is.
+    """
+    if not mask_weight:
+        return None
+    if mask is None:
+        raise UsageError(f"task.mask_weight={mask_weight} needs pairs that come with masks")
+    covered = adaptive_max_pool2d(mask.to(latents.device), latents.shape[-2:])
+    return 1 + mask_weight * covered
 
 
 def draw_diffusion(

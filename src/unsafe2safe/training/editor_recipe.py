@@ -18,14 +18,17 @@ from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 from unsafe2safe.editors.token_editor import TokenEditor
 from unsafe2safe.objectives.base import ObjectiveSettings
+from unsafe2safe.training.buckets import bucket_sizes
 from unsafe2safe.training.cache.opening import PairCache, is_wanted, purge
 from unsafe2safe.training.editor_task import FineTuningTask, InstructPix2PixTask, TaskOptions
+from unsafe2safe.training.pair_folder import FolderPairs, folder_digest, is_pair_folder
 from unsafe2safe.training.pairs import PairDataset, check_captions, read_pairs
 from unsafe2safe.training.ranks import Ranks
 from unsafe2safe.training.recipe import InputFinder, Opened, Recipe
 from unsafe2safe.training.scale import training_device
 from unsafe2safe.training.task import PairBatch, TrainingData
 from unsafe2safe.training.token_task import TokenEditTask
+from unsafe2safe.training.views import Views
 
 # The task of each conditioning family; an editor finds it by its class.
 _TASKS: Mapping[type[Any], type[FineTuningTask[PairBatch, Any]]] = {
@@ -45,35 +48,102 @@ class EditorRecipe(Recipe):
         description="Masks of the pairs are grown by this share of each region's size; as "
         "`margin` of anonymize.py.",
     )
+    mask_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="A place's error counts so many times more under the mask than elsewhere.",
+    )
+    flip: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of visits that show a pair mirrored; pairs whose texts name a side, or "
+        "in which writing was found, never are.",
+    )
+    crop: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Visits show a random crop that keeps this share of both sides at least, and "
+        "all that is masked; 1: the whole picture.",
+    )
+    crops: int | None = Field(
+        default=None,
+        ge=1,
+        description="Different crops of each pair, as a cache needs it; null: another at each "
+        "visit.",
+    )
+    buckets: bool = Field(
+        default=False,
+        description="Train at about the picture's aspect ratio, with the square's area; editors "
+        "edit squares all the same.",
+    )
 
     exported_as: ClassVar[str] = "adapter"
     trains_editors: ClassVar[bool] = True
 
     def choice(self, config: Train) -> str:
         editor = trainable_editor(config)
+        if config.cache.mode == "on" and not self._views(config).countable:
+            raise UsageError(
+                f"task.crop={self.crop} shows another crop at each visit, and cache.mode=on can "
+                "keep a fixed number of them: give task.crops=4, or cache.mode=off"
+            )
         return f"{editor.name}-{editor.trainable}"
 
+    def unused_in(self, config: Train) -> tuple[str, ...]:
+        return ("dataset", "pairs") if is_pair_folder(config.pairs) else ()
+
+    def stands_for_in(self, config: Train) -> Mapping[str, str] | None:
+        return {"name": _data_set(config)} if is_pair_folder(config.pairs) else None
+
     def inputs(self, config: Train, find: InputFinder) -> Mapping[str, Path]:
+        if is_pair_folder(config.pairs):
+            return {}
         how = "python anonymize.py write_pairs=true"
         imported = ("generate_triplets",)
         return {"pairs": find("pairs", config.pairs, "anonymize", how, imported)}
 
-    def content(self, config: Train, inputs: Mapping[str, Path]) -> Mapping[str, str]:  # noqa: ARG002
-        return trainable_editor(config).weights_content()
+    def content(self, config: Train, inputs: Mapping[str, Path]) -> Mapping[str, str]:
+        content = dict(trainable_editor(config).weights_content())
+        if not inputs and config.pairs is not None:
+            content["pairs"] = folder_digest(config.pairs)
+        return content
 
     def data(self, config: Train, inputs: Mapping[str, Path]) -> PairDataset:
-        folder = inputs["pairs"]
-        pairs = read_pairs(folder)
-        check_captions(pairs, trainable_editor(config))
+        editor = trainable_editor(config)
+        data = self._pairs(config, inputs, editor)
+        check_captions(data.pairs, editor)
+        needs = "editor.source" if editor.hides_source else "task.mask_weight"
+        if not data.has_masks and (editor.hides_source or self.mask_weight):
+            raise UsageError(f"{needs} needs masks: pairs={config.pairs} has no column of them")
         if config.mode == "run" and (cache := _cache(config)) is not None:
             cache.check()
+        return data
+
+    def _pairs(
+        self, config: Train, inputs: Mapping[str, Path], editor: TrainableEditor
+    ) -> PairDataset:
+        side_step = editor.side_step if self.buckets else None
+        views, resolution = self._views(config), editor.resolution
+        if not inputs and config.pairs is not None:
+            library = config.paths.private / "datasets"
+            return FolderPairs(
+                config.pairs, library, resolution, self.mask_margin, views, side_step
+            )
+        pairs = read_pairs(inputs["pairs"])
         source = build(config.dataset, "dataset", ImageSource)  # type: ignore[type-abstract]
         source.records()  # a missing or empty data set is told before anything is written
-        resolution = trainable_editor(config).resolution
-        return PairDataset(pairs, folder, source, resolution, self.mask_margin)
+        sizes = bucket_sizes(resolution, side_step) if side_step else None
+        return PairDataset(
+            pairs, inputs["pairs"], source, resolution, self.mask_margin, views, sizes
+        )
+
+    def _views(self, config: Train) -> Views:
+        return Views(config.seed, self.flip, self.crop, self.crops)
 
     def task(self, config: Train, inputs: Mapping[str, Path]) -> FineTuningTask[PairBatch, Any]:  # noqa: ARG002
-        return _task(config, TaskOptions())
+        return _task(config, TaskOptions(mask_weight=self.mask_weight))
 
     def open(
         self,
@@ -85,13 +155,14 @@ class EditorRecipe(Recipe):
         editor, cache = trainable_editor(config), _cache(config)
         if cache is None or not isinstance(data, PairDataset):
             return Opened(self.task(config, inputs), data)
-        if not is_wanted(config, editor, len(data)):
+        countable = data.how_shown.countable  # else refused, unless a cache was up to us
+        if not (countable and is_wanted(config, editor, len(data))):
             return Opened(self.task(config, inputs), data)
         task, cached, failures = cache.open(
             editor,
             data,
             partial(_task, config),
-            TaskOptions(),
+            TaskOptions(mask_weight=self.mask_weight),
             config.engine.unit_size,
             training_device(config.trainer, ranks),
             ranks,
@@ -126,7 +197,13 @@ def _cache(config: Train) -> PairCache | None:
 
 def _cache_of(config: Train) -> PairCache:
     editor = trainable_editor(config)
-    return PairCache.of(config, editor, task_of(editor), str(config.dataset["name"]))
+    return PairCache.of(config, editor, task_of(editor), _data_set(config))
+
+
+def _data_set(config: Train) -> str:
+    """What names the data in folders."""
+    own = config.pairs if is_pair_folder(config.pairs) else None
+    return str(config.dataset["name"]) if own is None else own.resolve().name
 
 
 def task_of(editor: TrainableEditor) -> type[FineTuningTask[PairBatch, Any]]:

@@ -22,7 +22,7 @@ from unsafe2safe.editors.lora_targets import lora_config, targets_key
 from unsafe2safe.editors.text_embedding import TextEmbedding
 from unsafe2safe.objectives.base import ObjectiveSettings, prediction_of
 from unsafe2safe.training.cache.rows import MadeOf, Row, batch_of, returned_by
-from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion
+from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion, mask_weights
 from unsafe2safe.training.draws import SampleKey, draw_normal
 from unsafe2safe.training.export import export_adapter
 from unsafe2safe.training.task import Batch, PairBatch
@@ -332,4 +332,5 @@ class InstructPix2PixTask(EditorTask[PairBatch]):
         text = self.embedded(
             batch.public_captions, batch.edit_instructions, batch.combined_captions
         )
-        return PreparedEdits(mean.float(), deviation.float(), source.float(), text)
+        weight = mask_weights(batch.mask, mean, self.options.mask_weight)
+        return PreparedEdits(mean.float(), deviation.float(), source.float(), text, weight)

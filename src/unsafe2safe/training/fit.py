@@ -108,7 +108,13 @@ def _sampler(
     data: TrainingData[Any, Any], settings: Trainer, seed: int, ranks: Ranks
 ) -> ResumableBatchSampler:
     return ResumableBatchSampler(
-        len(data), settings.batch_size, seed, rank=ranks.rank, world_size=ranks.world_size
+        len(data),
+        settings.batch_size,
+        seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        buckets=data.buckets,
+        accumulate=settings.accumulate,
     )
 
 

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from unsafe2safe.core.errors import ItemError, UsageError
 from unsafe2safe.core.files import inside, write_json
@@ -24,22 +25,21 @@ from unsafe2safe.editors.base import Mask, Pixels
 from unsafe2safe.editors.concealment import hidden_in_square
 from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import square, to_model
+from unsafe2safe.training.buckets import bucket_of
 from unsafe2safe.training.draws import SampleKey
 from unsafe2safe.training.task import PairBatch, TrainingData
+from unsafe2safe.training.views import View, Views
 from unsafe2safe.vision.regions import grow_region, mask_of
 
+_BUCKETS = "buckets.json"  # beside the verdict on what can be used
 # Squares kept in memory, so that small sets are decoded once and not at every visit.
 _KEPT_BYTES = 512 * 1024**2
 
 
-class View(NamedTuple):
-    """How a visit shows a pair."""
-
-
 @dataclass(frozen=True, eq=False)
 class LoadedPair:
-    """One visit to a pair; ``source`` and ``target`` are (R, R, 3) uint8 RGB, ``mask`` is (R, R)
-    float32, 1 where a region of the pair lies and 0 elsewhere."""
+    """One visit to a pair; ``source`` and ``target`` are (H, W, 3) uint8 RGB of the training's
+    size, ``mask`` is (H, W) float32, 1 where a region of the pair lies and 0 elsewhere."""
 
     key: SampleKey
     source: Pixels
@@ -97,12 +97,18 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         source: ImageSource,
         resolution: int,
         margin: float = 0.0,
+        views: Views | None = None,
+        sizes: tuple[tuple[int, int], ...] | None = None,
     ) -> None:
-        """``margin`` grows the masks, as anonymize.py's key of that name does."""
+        """``margin`` grows the masks, as anonymize.py's key of that name does. ``sizes``: the
+        buckets' heights and widths; None: squares of ``resolution``."""
         self.pairs = list(pairs)
         self._run_folder, self._source = run_folder, source
         self._resolution, self._margin = resolution, margin
-        self._squares: dict[str, tuple[Pixels, Pixels, Mask]] = {}
+        self.how_shown = views or Views()
+        self._sizes = sizes or ((resolution, resolution),)
+        self._bucket: dict[str, int] = {}  # of pairs that were decoded once, by id
+        self._kept: dict[tuple[str, int], tuple[Pixels, Pixels, Mask]] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -112,22 +118,38 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         index, visit = index_and_visit
         return self.load(index, self.view(index, visit), visit)
 
-    def view(self, index: int, visit: int) -> View:  # noqa: ARG002
+    @property
+    def buckets(self) -> list[int] | None:
+        """The bucket of each pair, known once :meth:`drop_unusable` has seen all; None: all are of
+        one."""
+        if len(self._sizes) == 1:
+            return None
+        return [self._bucket[pair.image_id] for pair in self.pairs]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether somebody has looked where something sensitive is."""
+        return True
+
+    def view(self, index: int, visit: int) -> View:
         """How the visit shows the pair."""
-        return View()
+        return self.how_shown.of_visit(self.pairs[index], visit)
 
-    def views(self, index: int) -> list[View]:  # noqa: ARG002
+    def views(self, index: int) -> list[View]:
         """All that visits can show of the pair."""
-        return [View()]
+        return self.how_shown.of_pair(self.pairs[index])
 
-    def load(self, index: int, view: View, visit: int = 0) -> LoadedPair:  # noqa: ARG002
+    def load(self, index: int, view: View, visit: int = 0) -> LoadedPair:
         """The pair at an index, in a view.
 
         Raises:
             ItemError: a side cannot be read, or the two differ in size.
         """
         pair = self.pairs[index]
-        source, target, mask = self._squares.get(pair.image_id) or self._load(pair)
+        shown = self._kept.get((pair.image_id, view.crop)) or self._load(pair, view.crop)
+        if view.flip:
+            shown = shown[0][:, ::-1], shown[1][:, ::-1], shown[2][:, ::-1]
+        source, target, mask = shown
         return LoadedPair(
             SampleKey(pair.image_id, visit),
             source,
@@ -138,37 +160,62 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
             pair.combined_caption,
         )
 
-    def _load(self, pair: Pair) -> tuple[Pixels, Pixels, Mask]:
+    def _load(self, pair: Pair, crop: int) -> tuple[Pixels, Pixels, Mask]:
+        source, target = self._pictures(pair)
+        self._check_size(pair, "source and target", source.shape[:2], target.shape[:2])
+        hidden = self._hidden(pair, *source.shape[:2])
+        bucket = bucket_of(source.shape[0], source.shape[1], self._sizes)
+        self._bucket[pair.image_id] = bucket
+        height, width = self._sizes[bucket]
+        kept = self.how_shown.window(pair, crop, hidden).slices
+        # As an edit's mask comes to the square, or training would hide less than editing does.
+        shown = (
+            stretched(source[kept], height, width),
+            stretched(target[kept], height, width),
+            hidden_in(hidden[kept], height, width),
+        )
+        again = self.how_shown.countable  # else another crop is shown at the next visit
+        if again and len(self._kept) * sum(part.nbytes for part in shown) < _KEPT_BYTES:
+            self._kept[pair.image_id, crop] = shown
+        return shown
+
+    def _pictures(self, pair: Pair) -> tuple[Pixels, Pixels]:
+        """Source and target, (H, W, 3) uint8 each."""
         source = self._source.decode(self._source.record(pair.source)).pixels
         path = inside(self._run_folder, pair.target)
         # Targets are written by us, upright: no orientation is left to apply.
-        target = decode_file(path, pair.image_id, orientation="raster").pixels
-        if source.shape != target.shape:
-            sizes = " and ".join(f"{p.shape[1]}x{p.shape[0]}" for p in (source, target))
-            raise ItemError(pair.image_id, f"source and target differ in size ({sizes})")
-        side, (height, width) = self._resolution, source.shape[:2]
-        # As an edit's mask comes to the square, or training would hide less than editing does.
-        hidden = hidden_in_square(mask_of(self._boxes(pair, height, width), height, width), side)
-        squares = square(source, side), square(target, side), hidden.astype(np.float32)
-        if len(self._squares) * sum(part.nbytes for part in squares) < _KEPT_BYTES:
-            self._squares[pair.image_id] = squares
-        return squares
+        return source, decode_file(path, pair.image_id, orientation="raster").pixels
+
+    def _hidden(self, pair: Pair, height: int, width: int) -> Mask:
+        """(H, W) the mask in the source's pixels."""
+        return mask_of(self._boxes(pair, height, width), height, width)
+
+    @staticmethod
+    def _check_size(pair: Pair, what: str, *shapes: tuple[int, ...]) -> None:
+        if len(set(shapes)) > 1:
+            sizes = " and ".join(f"{width}x{height}" for height, width in shapes)
+            raise ItemError(pair.image_id, f"{what} differ in size ({sizes})")
 
     def _boxes(self, pair: Pair, height: int, width: int) -> Iterator[Box]:
         """The pair's regions, grown, in the source's pixels."""
         for region in pair.regions:
             yield grow_region(region.category, region.box, self._margin, width, height)
 
+    def _file_facts(self, pair: Pair) -> Any:
+        """Size and time of change of the files; None where the pictures are no files."""
+        paths = self._source.record(pair.source).path, inside(self._run_folder, pair.target)
+        try:
+            return [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        except OSError:
+            return None
+
     def signature(self, index: int, view: View) -> str | None:
         """What decides on :meth:`load`, with size and time of change in place of the files'
         content; None where the source is no file of its own."""
         pair = self.pairs[index]
-        paths = self._source.record(pair.source).path, inside(self._run_folder, pair.target)
-        try:
-            files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-        except OSError:
+        if (files := self._file_facts(pair)) is None:
             return None
-        decided = (asdict(pair), files, view, self._resolution, self._margin)
+        decided = (asdict(pair), files, view, self._margin, self._sizes, asdict(self.how_shown))
         settings = (self._source.orientation, self._source.max_pixels)
         return fingerprint({"pair": decided, "source": settings}, 32)
 
@@ -193,12 +240,17 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         Raises:
             UsageError: no pair can be used.
         """
-        failures = _kept_failures(kept_at)
-        if failures is None:
+        failures = _kept_at(kept_at)
+        buckets = _kept_at(kept_at.with_name(_BUCKETS))
+        if failures is not None and buckets is not None:
+            self._bucket.update(buckets)
+        elif failures is None or self._sizes[1:]:
             failures = self._failures()
             if len(failures) == len(self):
                 image_id, reason = next(iter(failures.items()))
                 raise UsageError(f"none of {len(self)} pairs can be used ({image_id}: {reason})")
+            if self._sizes[1:]:
+                write_json(kept_at.with_name(_BUCKETS), self._bucket)
             write_json(kept_at, failures)
         self.drop(failures)
         return failures
@@ -221,9 +273,34 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         return failures
 
 
-def _kept_failures(path: Path) -> dict[str, str] | None:
+def _kept_at(path: Path) -> dict[str, Any] | None:
     try:
-        content: Mapping[str, str] = json.loads(path.read_text("utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
-    return dict(content)
+    return content
+
+
+def stretched(pixels: Pixels, height: int, width: int) -> Pixels:
+    """(H, W, 3) uint8 to (height, width, 3) uint8; as ``square``, for any size."""
+    if height == width:
+        return square(pixels, height)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
+
+
+def hidden_in(mask: Mask, height: int, width: int) -> Mask:
+    """(H, W) mask to (height, width) of 0 and 1; as ``hidden_in_square``, for any size."""
+    if height == width:
+        return hidden_in_square(mask, height).astype(np.float32)
+    # one side at a time: in strips as wide as the other side, the other side stays as it is
+    rows = _rows_hidden(mask, height)
+    return np.ascontiguousarray(_rows_hidden(rows.T, width).T)
+
+
+def _rows_hidden(mask: Mask, height: int) -> Mask:
+    count = mask.shape[1]
+    padded = np.pad(mask, ((0, 0), (0, -count % height)))
+    strips = np.split(padded, padded.shape[1] // height, axis=1)
+    found = np.concatenate([hidden_in_square(strip, height) for strip in strips], axis=1)
+    return found[:, :count].astype(np.float32)

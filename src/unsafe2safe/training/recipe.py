@@ -70,6 +70,14 @@ class Recipe(ABC):
             UsageError: the choices do not fit each other.
         """
 
+    def unused_in(self, config: Train) -> tuple[str, ...]:  # noqa: ARG002
+        """As :attr:`unused`, with this configuration."""
+        return self.unused
+
+    def stands_for_in(self, config: Train) -> Mapping[str, str] | None:  # noqa: ARG002
+        """As :attr:`stands_for`, with this configuration."""
+        return self.stands_for
+
     def inputs(self, config: Train, find: InputFinder) -> Mapping[str, Path]:  # noqa: ARG002
         """Earlier results that this run reads, by the key that names them."""
         return {}

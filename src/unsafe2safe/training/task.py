@@ -62,6 +62,11 @@ class TrainingData(Dataset[Item], ABC, Generic[Item, Batch]):
 
     noun: ClassVar[str] = "samples"
 
+    @property
+    def buckets(self) -> Sequence[int] | None:
+        """The bucket of each sample, where only those of one make a batch; None: any do."""
+        return None
+
     @abstractmethod
     def __len__(self) -> int:
         """Samples of one epoch."""

@@ -13,7 +13,7 @@ from unsafe2safe.editors.text_embedding import TextEmbedding
 from unsafe2safe.editors.token_editor import TokenEditor
 from unsafe2safe.objectives.conditioning import Dropped
 from unsafe2safe.training.cache.rows import MadeOf
-from unsafe2safe.training.diffusion import draw_diffusion
+from unsafe2safe.training.diffusion import draw_diffusion, mask_weights
 from unsafe2safe.training.draws import SampleKey, draw_normal
 from unsafe2safe.training.editor_task import EditDraws, FineTuningTask, frozen
 from unsafe2safe.training.task import PairBatch
@@ -27,7 +27,7 @@ class PreparedTokenEdits:
     ``target_mean`` and ``target_deviation`` are moments, so that each visit can sample anew;
     ``source`` is a mode. Where the text embedding depends on the source, ``no_text`` is the empty
     text beside it, and ``unseen`` the text beside a grey picture; None where the objective drops
-    neither.
+    neither. ``weight`` (B, 1, h, w) says what each place counts; None: all the same.
     """
 
     target_mean: Annotated[Tensor, MadeOf("target")]
@@ -36,6 +36,7 @@ class PreparedTokenEdits:
     text: Annotated[TextEmbedding, MadeOf("text")]
     no_text: Annotated[TextEmbedding | None, MadeOf("text")] = None
     unseen: Annotated[TextEmbedding | None, MadeOf("text")] = None
+    weight: Annotated[Tensor | None, MadeOf("mask")] = None
 
 
 class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
@@ -43,12 +44,10 @@ class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
 
     editor: TokenEditor
 
-    @property
-    def _grey(self) -> Tensor:
-        return torch.zeros(1, 3, self.editor.resolution, self.editor.resolution)
-
     def embed_nothing(self) -> TextEmbedding:
-        return self.editor.encode_texts(self.pipeline, [""], self._grey)
+        side = self.editor.resolution
+        grey = torch.zeros(1, 3, side, side)  # for a text encoder that sees the source
+        return self.editor.encode_texts(self.pipeline, [""], grey)
 
     @frozen
     def prepare(self, batch: PairBatch) -> PreparedTokenEdits:
@@ -65,8 +64,9 @@ class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
         if editor.text_sees_source and dropout.text_dropout > 0:
             no_text = editor.encode_texts(pipeline, [""] * count, batch.source)
         if editor.text_sees_source and dropout.image_dropout > 0:
-            unseen = editor.encode_texts(pipeline, texts, self._grey.expand(count, -1, -1, -1))
-        return PreparedTokenEdits(mean, deviation, source, text, no_text, unseen)
+            unseen = editor.encode_texts(pipeline, texts, torch.zeros_like(batch.source))
+        weight = mask_weights(batch.mask, mean, self.options.mask_weight)
+        return PreparedTokenEdits(mean, deviation, source, text, no_text, unseen, weight)
 
     def _text(self, prepared: PreparedTokenEdits, dropped: Dropped) -> TextEmbedding:
         """What the denoiser is told; a dropped source is hidden from its texts, too."""
@@ -99,4 +99,6 @@ class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
         source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
         text = self._text(prepared, drawn.dropped)
         prediction = self.editor.predict(self.pipeline, noisy, source, timesteps, text)
-        return self.objective.loss(prediction, latents, drawn.noise, drawn.timesteps, scheduler)
+        return self.objective.loss(
+            prediction, latents, drawn.noise, drawn.timesteps, scheduler, prepared.weight
+        )

@@ -141,7 +141,8 @@ class Train(Common):
     )
     task: Component
     pairs: Path | None = Field(
-        description="Run folder of anonymize.py with pairs; null takes the newest complete one."
+        description="Run folder of anonymize.py with pairs, or a folder that `datasets` reads, "
+        "with columns source, target and edit_instruction; null takes the newest complete run."
     )
     editor: Component
     objective: Component

@@ -10,8 +10,9 @@ from unsafe2safe.training.cache.content import Keys
 from unsafe2safe.training.cache.rows import batch_of, parts_of
 from unsafe2safe.training.cache.store import RowStore
 from unsafe2safe.training.draws import SampleKey
-from unsafe2safe.training.pairs import PairDataset, View
+from unsafe2safe.training.pairs import PairDataset
 from unsafe2safe.training.task import PreparedBatch, TrainingData
+from unsafe2safe.training.views import View
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class CachedPairs(TrainingData[CachedSample, PreparedBatch]):
     @property
     def noun(self) -> str:  # type: ignore[override]
         return self.pairs.noun
+
+    @property
+    def buckets(self) -> list[int] | None:
+        return self.pairs.buckets
 
     def __len__(self) -> int:
         return len(self.pairs)

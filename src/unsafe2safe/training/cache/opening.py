@@ -25,8 +25,9 @@ from unsafe2safe.training.cache.data import CachedPairs
 from unsafe2safe.training.cache.rows import parts_of, returned_by
 from unsafe2safe.training.cache.store import RowStore
 from unsafe2safe.training.editor_task import FineTuningTask, TaskOptions
-from unsafe2safe.training.pairs import PairDataset, View
+from unsafe2safe.training.pairs import PairDataset
 from unsafe2safe.training.ranks import Ranks, gathered
+from unsafe2safe.training.views import View
 
 log = logging.getLogger("unsafe2safe")
 
