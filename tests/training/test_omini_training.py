@@ -22,6 +22,7 @@ from unsafe2safe.core.records import ExitStatus
 from unsafe2safe.editors.base import EditRequest
 from unsafe2safe.editors.condition_branch import LORA_FILE, Conditioned
 from unsafe2safe.editors.instruct_pix2pix import to_model
+from unsafe2safe.editors.omini import OminiEditor
 from unsafe2safe.jobs.train import run
 from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
@@ -220,6 +221,21 @@ def test_texts_are_cut_to_73_tokens_of_clip_for_both_encoders(trained: Path, bas
     torch.testing.assert_close(ours, theirs)
     whole = pipeline.encode_prompt([long], None, max_sequence_length=512)[0]
     assert not torch.allclose(ours, whole)
+
+
+def test_the_papers_experiment_has_the_papers_settings() -> None:
+    config: Any = load("train", ["experiment=paper_omini"])
+    editor = build(config.editor, "editor", OminiEditor)
+    assert (editor.rank, editor.alpha, editor.lora_init) == (16, 16.0, "gaussian")
+    assert (editor.resolution, editor.steps, editor.clip_tokens) == (512, 8, 73)
+    assert editor.captions == "instruction"
+    assert config.optimizer["_target_"] == "prodigyopt.Prodigy"
+    trainer = config.trainer
+    assert (trainer.learning_rate, trainer.weight_decay) == (1.0, 0.01)
+    assert (trainer.batch_size, trainer.max_steps) == (4, 12_000)
+    rates = config.objective
+    assert rates["text_dropout"] + rates["both_dropout"] == pytest.approx(0.1)
+    assert rates["image_dropout"] + rates["both_dropout"] == pytest.approx(0.1)
 
 
 def test_what_does_not_fit_is_told(trained: Path, base: Path, tmp_path: Path) -> None:

@@ -116,9 +116,8 @@ def test_compiled_blocks_give_the_same_gradients(
     with as_configured(task.denoiser, trainer(compile="blocks")):
         assert_equal_steps(plain, one_step(task), 1e-5)
     assert compiled
-    compiled.clear()
-    assert_equal_steps(plain, one_step(task))
-    assert not compiled  # the export is proven with what edits run
+    # and not afterwards: the export is proven with what edits run
+    assert all(module._compiled_call_impl is None for module in task.denoiser.modules())
 
 
 def test_an_attention_backend_is_used_while_training_and_no_longer(
