@@ -8,7 +8,7 @@ import pytest
 
 from unsafe2safe.core.records import OutcomeState
 from unsafe2safe.tracking.csv_sink import CsvSink
-from unsafe2safe.tracking.guard import Sink, Tracker
+from unsafe2safe.tracking.guard import Picture, Sink, Tracker
 from unsafe2safe.tracking.redaction import REDACTED, redact_config
 
 IMAGE = np.zeros((4, 5, 3), np.uint8)
@@ -57,6 +57,23 @@ def test_originals_and_private_texts_pass_only_when_asked_for(log_private: bool)
     assert sum(tracker.refused.values()) == (0 if log_private else 3)
 
 
+@pytest.mark.parametrize("log_private", [False, True])
+def test_pictures_in_tables_pass_as_pictures_do(log_private: bool) -> None:
+    class Tables(Recorder):
+        def table(self, key, columns, rows):
+            self.seen.append(("table", rows))
+
+    sink = Tables()
+    tracker = Tracker([sink], log_private=log_private)
+    states = [OutcomeState.ANONYMIZED, OutcomeState.NEEDS_REVIEW, OutcomeState.FAILED, None]
+    rows = [["a person", Picture(IMAGE, state)] for state in states]
+    tracker.log_table("edits", ["caption", "edited"], rows)
+    ((_, passed),) = sink.seen
+    assert [row[0] for row in passed] == ["a person"] * 4
+    assert [row[1] is not None for row in passed] == [True, False, False, log_private]
+    assert sum(tracker.refused.values()) == 3 - log_private
+
+
 def test_what_is_no_number_or_no_picture_is_an_error() -> None:
     tracker = Tracker([Recorder()], log_private=True)
     with pytest.raises(TypeError, match="caption"):
@@ -73,11 +90,15 @@ def test_places_of_the_machine_are_redacted() -> None:
         "dataset": {"name": "folder", "root": "pictures of alice", "orientation": "apply"},
         "editor": {"weights": "w", "adapter": None, "note": "from /mnt/alice/base", "ratio": "1/2"},
         "runs": ["../alice/run"],
+        "validation": {"pairs": "pairs of alice", "every": 2},
+        "write_pairs": True,
         "other": [r"C:\alice", "~/alice", "file:///alice", "a/b", "and / or", "..", "x..y"],
     }
     redacted = redact_config(config)
     assert "alice" not in str(redacted)
     assert redacted["seed"] == 3
+    assert redacted["validation"] == {"pairs": REDACTED, "every": 2}
+    assert redacted["write_pairs"] is True
     assert redacted["dataset"] == {"name": "folder", "root": REDACTED, "orientation": "apply"}
     assert redacted["editor"]["ratio"] == "1/2"
     assert redacted["editor"]["adapter"] is None
@@ -103,6 +124,16 @@ def test_a_resumed_csv_equals_an_undisturbed_one(tmp_path: Path) -> None:
     log(resumed, 4, 9)
     assert resumed.read_bytes() == whole.read_bytes()
     assert rows(whole)[:2] == [["step", "loss"], ["1", "1.0"]]
+
+
+def test_grouped_metrics_lie_in_tables_and_not_among_the_columns(tmp_path: Path) -> None:
+    sink = CsvSink(tmp_path / "m.csv", ["loss"], keep_until=0)
+    sink.metrics(1, {"validation/privacy": 0.5})
+    sink.metrics(1, {"loss": 0.5})
+    sink.table("validation/points", ["step", "x", "picture"], [[1, None, IMAGE]])
+    sink.finish()
+    assert rows(tmp_path / "m.csv") == [["step", "loss"], ["1", "0.5"]]
+    assert rows(tmp_path / "tables/validation/points.csv")[1] == ["1", "", ""]
 
 
 def test_a_csv_row_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 import struct
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ import pytest
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.records import OutcomeState
 from unsafe2safe.jobs.common import plain
+from unsafe2safe.tracking.guard import Picture
 from unsafe2safe.tracking.opening import open_tracker
+from unsafe2safe.tracking.pictures import inline_png
 
 SECRET = "Xaviera Quillfeather"
 USER = "zebulonquirk"
+GOOD, BAD = (np.full((5, 7, 3), grey, np.uint8) for grey in (80, 81))
 
 
 def stored_records(path: Path) -> Iterator[object]:
@@ -51,8 +55,18 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with open_tracker(config.logger, folder, content, "abc123", ["loss"], start) as tracker:
             for step in range(start + 1, stop + 1):
                 tracker.log_metrics(step, {"loss": 1 / step})
+                tracker.log_drawing("plot", np.full((4, 4, 3), step, np.uint8))
+                tracker.log_metrics(step, {"validation/privacy": 0.5})
             tracker.log_text("private_caption", SECRET, private=True)
             tracker.log_table("captions", ["caption"], [[SECRET]], private=True)
+            tracker.log_best({"validation/best_step": stop})
+            tracker.log_table("points", ["step", "privacy"], [[1, 0.25], [2, 0.5]])
+            edits = [
+                ["a person outdoors", Picture(GOOD, OutcomeState.ANONYMIZED)],
+                ["a person indoors", Picture(BAD, OutcomeState.NEEDS_REVIEW)],
+                ["a person", Picture(BAD, None)],
+            ]
+            tracker.log_table("edits", ["caption", "edited"], edits)
             tracker.log_text("public_caption", "a person outdoors", private=False)
             tracker.log_image("original", np.full((8, 8, 3), 77, np.uint8), None)
             tracker.log_image("bad_edit", np.full((8, 8, 3), 78, np.uint8), OutcomeState.FAILED)
@@ -94,7 +108,61 @@ def test_nothing_private_and_nothing_of_the_machine_is_in_it(run_folder: Path) -
     if len(host) > 5:  # a short name occurs in random ids; its field is checked above
         assert host.encode() not in content
     pictures = [path for path in files if path.suffix == ".png"]
-    assert {path.name.split("_")[0] for path in pictures} == {"good"}
+    assert {path.name.split("_")[0] for path in pictures} == {"good", "plot"}
+
+
+def values_of(items):  # type: ignore[no-untyped-def]
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def history(folder: Path) -> list[dict[str, object]]:
+    """The rows of all starts, in order."""
+    rows = []
+    for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
+        for record in stored_records(path):
+            if record.WhichOneof("record_type") == "history":  # type: ignore[attr-defined]
+                items = record.history.item  # type: ignore[attr-defined]
+                rows.append(
+                    {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+                )
+    return rows
+
+
+def test_no_row_is_lost_to_pictures_logged_between_steps(run_folder: Path) -> None:
+    rows = history(run_folder)
+    steps = [(row["step"], row["_step"], round(row["loss"], 4)) for row in rows if "loss" in row]  # type: ignore[call-overload]
+    first, resumed = steps[:3], steps[3:]
+    assert first == [(1, 1, 1.0), (2, 2, 0.5), (3, 3, 0.3333)]
+    assert resumed == [(3, 3, 0.3333), (4, 4, 0.25), (5, 5, 0.2)]
+    for row in rows:
+        if "loss" in row:
+            assert row["validation/privacy"] == 0.5
+            assert row["plot/_type"] == "image-file"
+
+
+def test_tables_are_tables_and_pictures_in_them_are_the_publishable_ones(run_folder: Path) -> None:
+    last = history(run_folder)[-1]
+    assert (last["points/_type"], last["points/nrows"]) == ("table-file", 2)
+    (stored,) = {p.read_bytes() for p in run_folder.glob("wandb/*/files/media/table/points*.json")}
+    content = json.loads(stored)
+    assert content["columns"] == ["step", "privacy"]
+    assert content["data"] == [[1, 0.25], [2, 0.5]]
+    assert last["edits/_type"] == "html-file"
+    pages = {p.read_text() for p in run_folder.glob("wandb/*/files/media/html/edits*.html")}
+    (page,) = pages
+    assert inline_png(GOOD) in page
+    assert page.count("<img") == 1
+    assert "a person indoors" in page  # its caption is public
+    assert not list(run_folder.glob("wandb/*/files/**/*artifact*"))
+
+
+def test_best_is_in_the_summary(run_folder: Path) -> None:
+    found = {}
+    for path in sorted(run_folder.glob("wandb/offline-run-*/run-*.wandb")):
+        for record in stored_records(path):
+            if record.WhichOneof("record_type") == "summary":  # type: ignore[attr-defined]
+                found |= values_of(record.summary.update)  # type: ignore[attr-defined]
+    assert found["validation/best_step"] == 5
 
 
 def test_wandbs_debug_logs_are_deleted(run_folder: Path) -> None:

@@ -7,15 +7,18 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from unsafe2safe.core.files import write_text
-from unsafe2safe.tracking.guard import Cell, Pixels, Sink
+from unsafe2safe.tracking.guard import Passed, Pixels, Sink
 
 
 class CsvSink(Sink):
     """Appends to ``path``; each row is flushed, so that a killed run loses none.
 
     ``columns`` (after ``step``) are fixed when the file is opened. Tables go to
-    ``tables/<key>.csv`` beside it; pictures and texts are not for CSV and are left out.
+    ``tables/<key>.csv`` beside it; pictures and texts are not for CSV and are left out, and so are
+    metrics of a group (``validation/privacy``), which lie in a table as well.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], keep_until: int) -> None:
@@ -31,6 +34,9 @@ class CsvSink(Sink):
         Raises:
             KeyError: a value has no column.
         """
+        values = {name: value for name, value in values.items() if "/" not in name}
+        if not values:
+            return
         unknown = set(values) - set(self._columns)
         if unknown:
             raise KeyError(f"{self.path.name} has no column {min(unknown)!r}")
@@ -44,14 +50,18 @@ class CsvSink(Sink):
     def text(self, key: str, text: str) -> None:
         """Left out."""
 
-    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Passed]]) -> None:
         """Write ``tables/<key>.csv``."""
-        content = [columns, *([str(cell) for cell in row] for row in rows)]
+        content = [columns, *([_cell(cell) for cell in row] for row in rows)]
         write_text(self.path.parent / "tables" / f"{key}.csv", _lines(content))
 
     def finish(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _cell(cell: Passed) -> str:
+    return "" if cell is None or isinstance(cell, np.ndarray) else str(cell)
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> str:

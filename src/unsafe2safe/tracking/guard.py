@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -17,8 +18,23 @@ from numpy.typing import NDArray
 
 from unsafe2safe.core.records import OutcomeState
 
-Cell = str | int | float | bool | None
 Pixels = NDArray[np.uint8]
+Plain = str | int | float | bool | None
+Passed = Plain | Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture (H, W, 3) uint8 in a table, with the state of its outcome, or None of an original.
+
+    It passes where :meth:`Tracker.log_image` would let it pass.
+    """
+
+    pixels: Pixels
+    outcome_state: OutcomeState | None
+
+
+Cell = Plain | Picture
 
 
 class Sink(ABC):
@@ -37,8 +53,11 @@ class Sink(ABC):
         """Keep a text."""
 
     @abstractmethod
-    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """Keep a table."""
+    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Passed]]) -> None:
+        """Keep a table; its pictures have passed."""
+
+    def best(self, values: Mapping[str, float]) -> None:  # noqa: B027 - not all have such a place
+        """Keep what was best so far in place of an earlier best."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -54,7 +73,7 @@ class Tracker:
 
     def __init__(self, sinks: Sequence[Sink], *, log_private: bool = False) -> None:
         self._sinks = tuple(sinks)
-        self._log_private = log_private
+        self.log_private = log_private
         self.refused: Counter[str] = Counter()
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -63,12 +82,19 @@ class Tracker:
         Raises:
             TypeError: a value is no number.
         """
-        for key, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-                raise TypeError(f"metric {key} is a {type(value).__name__}, not a number")
-        plain = {key: float(value) for key, value in values.items()}
+        plain = _numbers(values)
         for sink in self._sinks:
             sink.metrics(step, plain)
+
+    def log_best(self, values: Mapping[str, float]) -> None:
+        """Log what was best so far, in place of what was before.
+
+        Raises:
+            TypeError: a value is no number.
+        """
+        plain = _numbers(values)
+        for sink in self._sinks:
+            sink.best(plain)
 
     def log_image(self, key: str, image: Pixels, outcome_state: OutcomeState | None) -> bool:
         """Log an edited image with the state of its outcome, or an original with None.
@@ -79,19 +105,28 @@ class Tracker:
         Raises:
             TypeError: ``image`` is not (H, W, 3) uint8.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise TypeError(f"image {key} is {image.dtype} {image.shape}, not (H, W, 3) uint8")
-        allowed = self._log_private if outcome_state is None else outcome_state.publishable
-        if not allowed:
-            self.refused["original" if outcome_state is None else "unpublishable_image"] += 1
+        if not self._passes(key, image, outcome_state):
             return False
         for sink in self._sinks:
             sink.image(key, image)
         return True
 
+    def log_drawing(self, key: str, drawing: Pixels) -> None:
+        """Log a plot (H, W, 3) uint8, drawn from figures and never from a picture."""
+        for sink in self._sinks:
+            sink.image(key, drawing)
+
+    def _passes(self, key: str, image: Pixels, outcome_state: OutcomeState | None) -> bool:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise TypeError(f"image {key} is {image.dtype} {image.shape}, not (H, W, 3) uint8")
+        allowed = self.log_private if outcome_state is None else outcome_state.publishable
+        if not allowed:
+            self.refused["original" if outcome_state is None else "unpublishable_image"] += 1
+        return allowed
+
     def log_text(self, key: str, text: str, private: bool) -> bool:
         """Log a text; ``private`` says whether it came from the private side. Returns as above."""
-        if private and not self._log_private:
+        if private and not self.log_private:
             self.refused["private_text"] += 1
             return False
         for sink in self._sinks:
@@ -105,19 +140,27 @@ class Tracker:
         rows: Sequence[Sequence[Cell]],
         private: bool = False,
     ) -> bool:
-        """Log a table; ``private`` if any cell came from the private side. Returns as above.
+        """Log a table; ``private`` if any text came from the private side. Returns as above.
+
+        A :class:`Picture` that may not pass leaves an empty cell.
 
         Raises:
             TypeError: a row is not as long as ``columns``.
         """
         if any(len(row) != len(columns) for row in rows):
             raise TypeError(f"table {key} has a row that is not {len(columns)} long")
-        if private and not self._log_private:
+        if private and not self.log_private:
             self.refused["private_table"] += 1
             return False
+        passed = [[self._cell(key, cell) for cell in row] for row in rows]
         for sink in self._sinks:
-            sink.table(key, columns, rows)
+            sink.table(key, columns, passed)
         return True
+
+    def _cell(self, key: str, cell: Cell) -> Passed:
+        if not isinstance(cell, Picture):
+            return cell
+        return cell.pixels if self._passes(key, cell.pixels, cell.outcome_state) else None
 
     def finish(self) -> None:
         """Close all sinks; nothing may be logged after it."""
@@ -134,3 +177,10 @@ class Tracker:
         trace: TracebackType | None,
     ) -> None:
         self.finish()
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float]:
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise TypeError(f"metric {key} is a {type(value).__name__}, not a number")
+    return {key: float(value) for key, value in values.items()}

@@ -22,7 +22,8 @@ def open_tracker(
     metric_columns: Sequence[str],
     keep_until: int,
 ) -> Tracker:
-    """The tracker of a run: ``metrics.csv`` in ``folder`` unless ``none``, and W&B where asked.
+    """The tracker of a run: ``metrics.csv`` in ``folder`` unless ``none``, and W&B or TensorBoard
+    where asked.
 
     ``metric_columns`` are the metrics that get a column; rows of an earlier start after step
     ``keep_until`` are cut.
@@ -30,6 +31,10 @@ def open_tracker(
     sinks: list[Sink] = []
     if settings.name != "none":
         sinks.append(CsvSink(folder / METRICS_FILE, metric_columns, keep_until))
+    if settings.name == "tensorboard":
+        from unsafe2safe.tracking.tensorboard_sink import TensorboardSink
+
+        sinks.append(TensorboardSink(folder, redact_config(config), keep_until))
     if settings.name == "wandb":
         from unsafe2safe.tracking.wandb_sink import WandbSink  # starts fast without wandb
 

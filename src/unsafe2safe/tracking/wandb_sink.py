@@ -9,7 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from unsafe2safe.tracking.guard import Cell, Pixels, Sink
+import numpy as np
+
+from unsafe2safe.tracking.guard import Passed, Pixels, Sink
+from unsafe2safe.tracking.pictures import inline_png
 
 _FOLDER = "wandb"
 
@@ -63,24 +66,42 @@ class WandbSink(Sink):
             settings=settings,
         )
 
+        self._step = 0
+        # The x axis of every panel is the optimizer's step, also where a resumed run logs again.
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
+
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log a step. On resuming, W&B leaves out the steps it has."""
-        self._run.log(dict(values), step=step)
+        self._step = step
+        self._log({"step": step, **values})
+
+    def best(self, values: Mapping[str, float]) -> None:
+        """Keep in the run's summary."""
+        self._run.summary.update(dict(values))
 
     def image(self, key: str, image: Pixels) -> None:
         """Log a picture."""
-        self._run.log({key: self._wandb.Image(image)})
+        self._log({key: self._wandb.Image(image)})
 
     def text(self, key: str, text: str) -> None:
         """Log a text."""
-        self._run.log({key: self._wandb.Html(f"<p>{escape(text)}</p>", inject=False)})
+        self._log({key: self._wandb.Html(f"<p>{escape(text)}</p>", inject=False)})
 
-    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """Log a table, as HTML: ``wandb.Table`` would leave a copy in a folder of the user's home
-        and write that folder's path into the run."""
-        lines = [_row(columns, "th"), *(_row(row, "td") for row in rows)]
-        content = f"<table>{''.join(lines)}</table>"
-        self._run.log({key: self._wandb.Html(content, inject=False)})
+    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Passed]]) -> None:
+        """Log a table of the run; one with pictures as HTML that holds them."""
+        if any(isinstance(cell, np.ndarray) for row in rows for cell in row):
+            lines = [_row(columns, "th"), *(_row(row, "td") for row in rows)]
+            content = f"<table>{''.join(lines)}</table>"
+            self._log({key: self._wandb.Html(content, inject=False)})
+        else:
+            table = run_table(list(columns), [list(row) for row in rows])
+            self._log({key: table})
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        # By name: without it W&B counts a step of its own for each, and then drops the next metrics
+        # as belonging to the past.
+        self._run.log(dict(values), step=self._step)
 
     def finish(self) -> None:
         """End the run and delete W&B's debug logs."""
@@ -88,9 +109,29 @@ class WandbSink(Sink):
         delete_debug_logs(self._folder)
 
 
-def _row(cells: Sequence[Cell], tag: str) -> str:
-    inner = "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells)
+def run_table(columns: list[str], rows: list[list[Any]]) -> Any:
+    """A ``wandb.Table`` that is a file of its run and no artifact beside it: an artifact would be
+    staged in a folder of the user's home, whose path W&B writes into the run.
+
+    Pictures are no part of such a table: W&B shows them from artifacts only.
+    """
+    import wandb
+
+    class RunTable(wandb.Table):  # type: ignore[misc]
+        _log_type = "run-table"  # of any other name than those that W&B makes artifacts of
+
+    return RunTable(columns=columns, data=rows, allow_mixed_types=True)
+
+
+def _row(cells: Sequence[Passed], tag: str) -> str:
+    inner = "".join(f"<{tag}>{_shown(cell)}</{tag}>" for cell in cells)
     return f"<tr>{inner}</tr>"
+
+
+def _shown(cell: Passed) -> str:
+    if isinstance(cell, np.ndarray):
+        return f'<img src="{inline_png(cell)}">'
+    return "" if cell is None else escape(str(cell))
 
 
 def delete_debug_logs(folder: Path) -> None:

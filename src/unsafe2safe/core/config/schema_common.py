@@ -65,10 +65,10 @@ class Vision(Strict):
 
 
 class Logger(Strict):
-    name: Literal["none", "csv", "wandb"] = Field(
+    name: Literal["none", "csv", "wandb", "tensorboard"] = Field(
         description=(
             "Where metrics of a run are logged: nowhere, `metrics.csv` in the run folder, or that "
-            "and W&B."
+            "and W&B or TensorBoard."
         )
     )
     project: str = Field(description="Project name, for trackers that have projects.")
