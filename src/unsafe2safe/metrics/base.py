@@ -100,6 +100,7 @@ class Metric(ABC):
     definition: ClassVar[str]  # told in the report
     unit: ClassVar[Literal["image", "face", "text", "value"]] = "image"
     model: ClassVar[str] = ""
+    bounded: ClassVar[bool] = True  # in [0, 1], but for similarities that may fall below 0
 
     @property
     def heading(self) -> str:

@@ -180,5 +180,6 @@ class OutsidePsnr(_Bystander):
     """Fidelity of bystanders in decibels."""
 
     score = "outside/psnr"
+    bounded = False
     title = "PSNR outside the private layers (dB)"
     definition = "Peak signal-to-noise ratio over the same pixels, in decibels, per image."

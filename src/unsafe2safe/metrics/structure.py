@@ -126,6 +126,7 @@ class SsimOutside(SsimOfPart):
 class PsnrOutside(Metric):
     """Peak signal-to-noise ratio of what should have been left alone."""
 
+    bounded = False
     title = "PSNR outside the masks (dB)"
     group = "quality"
     direction = "up"
