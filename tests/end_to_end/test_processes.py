@@ -1,4 +1,5 @@
-"""train.py on two processes: the losses and weights of one, also killed, stopped, launched."""
+"""train.py on two processes: the losses, weights and validations of one, also killed, stopped,
+launched."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from training.make_pairs import World, make_world
 
 from unsafe2safe.core.ledger import read_run
 from unsafe2safe.tracking.csv_sink import read_rows
+from unsafe2safe.training.validation.results import read_results
 
 pytestmark = pytest.mark.slow
 STEPS = 7
@@ -28,6 +30,8 @@ SETTINGS = (
     "trainer.checkpoint_every=2",
     "trainer.ema=0.9",
     "engine.threads=1",
+    "validation.every=3",
+    "validation.share=0.4",
 )
 ALONE = ("trainer.batch_size=4",)
 TWO = ("trainer.batch_size=2", "trainer.devices=2")
@@ -35,7 +39,9 @@ TWO = ("trainer.batch_size=2", "trainer.devices=2")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"), 5)  # an epoch ends within a batch
+    return make_world(
+        tmp_path_factory.mktemp("world"), 8, regions=True
+    )  # five to train on: an epoch ends within a batch; three to validate on
 
 
 def losses(output: Path) -> dict[int, float]:
@@ -62,10 +68,28 @@ def command(world: World, output: Path, *overrides: str) -> list[str]:
     return [script, *world.overrides, *SETTINGS, *overrides, f"output_dir={output}"]
 
 
+def kept_steps(output: Path) -> set[int]:
+    found = (read_run(output) or {})["validation"]
+    return {found["best"], *found["pareto"]}
+
+
 def the_same(output: Path, alone: Path) -> None:
     assert losses(output).keys() == losses(alone).keys() == set(range(1, STEPS + 1))
     for step, loss in losses(alone).items():
         assert losses(output)[step] == pytest.approx(loss, abs=1e-6), step
+    validated, expected = read_results(output), read_results(alone)
+    assert [result.step for result in validated] == [3, 6, 7]
+    for ours, theirs in zip(validated, expected, strict=True):
+        assert ours.step == theirs.step
+        for point, other in zip(ours.points, theirs.points, strict=True):
+            assert point.guidance == other.guidance
+            assert point.metrics == pytest.approx(other.metrics, abs=1e-3)
+            assert (point.privacy, point.fidelity) == pytest.approx(
+                (other.privacy, other.fidelity), abs=1e-3
+            )
+    assert {path.name for path in (output / "validated").iterdir()} == {
+        f"step-{step:08d}" for step in kept_steps(output)
+    }
     trained = weights(output)
     for name, value in weights(alone).items():
         assert (trained[name] - value).abs().max() <= 1e-5, name

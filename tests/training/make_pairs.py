@@ -11,9 +11,11 @@ from PIL import Image
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.config.schema_common import Common
 from unsafe2safe.core.ledger import RunFolder, RunSpec, dataset_key, fingerprint
-from unsafe2safe.core.records import Pair
+from unsafe2safe.core.records import Box, Category, Pair, Region
 from unsafe2safe.core.tables import write_records
 from unsafe2safe.jobs.common import plain
+
+CAPTION = "a person outdoors"
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,27 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
     return field
 
 
-def make_world(root: Path, count: int = 4, bad: tuple[int, ...] = ()) -> World:
+def disc_region(name: str, height: int, width: int) -> Region:
+    """Where :func:`picture` draws its disc."""
+    radius = height // 4
+    box = Box(width // 2 - radius, height // 2 - radius, 2 * radius, 2 * radius)
+    return Region(name, box, Category.FACE, 0.9, "made")
+
+
+def make_world(
+    root: Path,
+    count: int = 4,
+    bad: tuple[int, ...] = (),
+    *,
+    regions: bool = False,
+    prefix: str = "p",
+) -> World:
     """``count`` pairs, whose targets have the disc in another colour; those in ``bad`` are of
-    another size than their source."""
+    another size than their source. With ``regions`` the disc is what was found sensitive.
+    File names begin with ``prefix``."""
     photos, run = root / "photos", root / "anonymized"
     photos.mkdir(parents=True)
-    names = [f"p{index:02d}.png" for index in range(count)]
+    names = [f"{prefix}{index:02d}.png" for index in range(count)]
     for index, name in enumerate(names):
         Image.fromarray(picture(index, 70 + index, 90)).save(photos / name)
     config = load("train", ["dataset=folder", f"dataset.root={photos}"])
@@ -60,7 +77,7 @@ def make_world(root: Path, count: int = 4, bad: tuple[int, ...] = ()) -> World:
         "anonymize",
         run,
         root / "private",
-        {"made": fingerprint({"count": count, "bad": list(bad)})},
+        {"made": fingerprint({"count": count, "bad": list(bad), "regions": regions})},
         {},
         dataset_key(plain(config)["dataset"]),
     )
@@ -71,8 +88,9 @@ def make_world(root: Path, count: int = 4, bad: tuple[int, ...] = ()) -> World:
             path = run / "published" / name
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(np.ascontiguousarray(target)).save(path)
+            found = (disc_region(name, 70 + index, 90),) if regions else ()
             instruction = f"give the person {('red', 'green', 'blue')[index % 3]} hair"
-            rows.append(Pair(name, name, f"published/{name}", "a person outdoors", instruction, ()))
+            rows.append(Pair(name, name, f"published/{name}", CAPTION, instruction, found))
         write_records(run / "pairs" / "part-000000.parquet", Pair, rows)
         folder.finish({"published": count})
     return World(root, photos, run)

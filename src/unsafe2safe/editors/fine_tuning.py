@@ -10,10 +10,10 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -243,6 +243,19 @@ class TrainableEditor(Editor):
     @abstractmethod
     def _edit(self, requests: Sequence[EditRequest], batch: Sequence[int]) -> list[Pixels]:
         """Edit those of ``requests``, all of one strength, whose places are in ``batch``."""
+
+    def on(self, pipeline: Any) -> Self:
+        """The same editor on ``pipeline``, which is loaded already and taken as it is."""
+        editor = replace(self)
+        vars(editor)["pipeline"] = pipeline  # where the editor keeps what it has loaded
+        return editor
+
+    def with_settings(self, **settings: Any) -> Self:
+        """The same editor with other settings, on the same pipeline where one is loaded."""
+        editor = replace(self, **settings)
+        if "pipeline" in vars(self):
+            vars(editor)["pipeline"] = vars(self)["pipeline"]
+        return editor
 
     def denoiser(self, pipeline: Any) -> Any:
         """The network of ``pipeline`` that is trained."""

@@ -116,7 +116,7 @@ class Flux2KleinEditor(TokenEditor):
         public_captions: Sequence[str] | None = None,  # noqa: ARG002
     ) -> NDArray[np.float32]:
         edited = []
-        with torch.inference_mode():
+        with torch.no_grad():
             no_text = self.encode_texts(pipeline, [""])
             # One by one: several images given at once are all sources of each edit.
             for image, text, seed in zip(images, texts, seeds, strict=True):

@@ -142,7 +142,7 @@ class FluxKontextEditor(FluxEditor):
     ) -> NDArray[np.float32]:
         # On the CPU whatever the device, so that a seed means the same noise everywhere.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with torch.inference_mode(), texts_unprinted(pipeline):
+        with torch.no_grad(), texts_unprinted(pipeline):
             text = self.encode_texts(pipeline, texts)
             edited = pipeline(
                 prompt_embeds=text.tokens,

@@ -141,7 +141,7 @@ class OminiEditor(FluxEditor):
         strength: int = 0,
         public_captions: Sequence[str] | None = None,  # noqa: ARG002
     ) -> NDArray[np.float32]:
-        with torch.inference_mode(), texts_unprinted(pipeline):
+        with torch.no_grad(), texts_unprinted(pipeline):
             text = self.encode_texts(pipeline, texts)
             source, _ = self.encode_images(pipeline, to_model(images))
             guidance, shape = self.guidance(strength), source.shape[1:]

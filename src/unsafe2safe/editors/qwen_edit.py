@@ -209,7 +209,7 @@ class QwenEditEditor(TokenEditor):
         public_captions: Sequence[str] | None = None,  # noqa: ARG002
     ) -> NDArray[np.float32]:
         pictures, guidance = to_model(images), self.guidance(strength)
-        with torch.inference_mode():
+        with torch.no_grad():
             text = self.encode_texts(pipeline, texts, pictures)
             no_text = None
             if guidance > 1:

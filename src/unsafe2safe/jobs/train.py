@@ -16,6 +16,7 @@ from unsafe2safe.core.records import ExitStatus, RunResult
 from unsafe2safe.jobs import plan_training
 from unsafe2safe.jobs.common import find_input, log, plain, result_of, run_spec
 from unsafe2safe.jobs.train_company import WITHIN, company
+from unsafe2safe.jobs.train_validation import Validation, validation_of, without_result
 from unsafe2safe.tracking.csv_sink import read_rows
 from unsafe2safe.tracking.guard import Tracker
 from unsafe2safe.tracking.opening import METRICS_FILE, open_tracker
@@ -36,6 +37,7 @@ from unsafe2safe.training.recipe import Recipe
 from unsafe2safe.training.scale import check_devices, checked_scale
 from unsafe2safe.training.sharding import take_trained
 from unsafe2safe.training.task import Task, TrainingData
+from unsafe2safe.training.validation.results import kept_path
 
 _METRICS = ("loss", "learning_rate")
 _CHECKPOINTS = "checkpoints"
@@ -102,6 +104,8 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
     optimizer = optimizer_factory(config.optimizer)
     recipe = build(config.task, "task", Recipe)  # type: ignore[type-abstract]
     choice = recipe.choice(config)
+    if config.validation.every is not None:
+        recipe.validation_choice(config)
     inputs = recipe.inputs(config, partial(find_input, config))
     data = recipe.data(config, inputs)
     per_step = samples_per_step(config.trainer)
@@ -111,7 +115,7 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
         "train",
         choice,
         inputs,
-        (*_NEVER_CHANGES_RESULT, *recipe.unused_in(config)),
+        (*_NEVER_CHANGES_RESULT, *without_result(config), *recipe.unused_in(config)),
         content,
         recipe.stands_for_in(config),
     )
@@ -122,6 +126,7 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
             return result_of(folder, failed, f"{folder.path} is complete already", exported)
         checkpoints = folder.path / _CHECKPOINTS
         failures = data.drop_unusable(checkpoints / _UNUSABLE)
+        validation = validation_of(config, recipe, inputs, data, checkpoints)
         step, resume_from = newest_loadable(checkpoints) or (0, None)
         with _threads(config.engine.threads):
             with company(config, ranks) as place:
@@ -130,7 +135,9 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
                 opened = recipe.open(config, inputs, data, place)
                 task, data, failures = opened.task, opened.data, {**failures, **opened.failures}
                 folder.write_failures({"image_id": i, "reason": r} for i, r in failures.items())
-                reached = _train(config, task, data, folder, step, resume_from, optimizer, place)
+                reached, validated = _train(
+                    config, task, data, folder, step, resume_from, optimizer, place, validation
+                )
             if reached < config.trainer.max_steps:
                 told = f"stopped by a signal after step {reached}; the same command goes on"
                 return RunResult(ExitStatus.STOPPED, folder.path, message=told)
@@ -141,8 +148,11 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
             held_out = task.validate(exported)
         counts = {data.noun: len(data), "failed": len(failures), "steps": config.trainer.max_steps}
         facts = _loss_facts(folder.path / METRICS_FILE)
-        folder.finish(counts, loss=facts, held_out=dict(held_out))
+        found = {"validation": validated} if validated else {}
+        folder.finish(counts, loss=facts, held_out=dict(held_out), **found)
         message = _message(counts, data.noun, facts, held_out, exported)
+        if validated:
+            message += f"; best in {kept_path(folder.path, validated['best'])}"
         return result_of(folder, len(failures), message, exported)
 
 
@@ -154,9 +164,11 @@ def follow(config: Train, ranks: Ranks) -> RunResult:
         return RunResult(ExitStatus.DONE, None)
     data = recipe.data(config, start.inputs)
     data.drop_unusable(start.checkpoints / _UNUSABLE)
+    validation = validation_of(config, recipe, start.inputs, data, start.checkpoints)
     with _threads(config.engine.threads):
         opened = recipe.open(config, start.inputs, data, ranks)
         silent = Tracker([], log_private=False)
+        folder = start.checkpoints.parent
         fit(
             opened.task,
             opened.data,
@@ -167,6 +179,9 @@ def follow(config: Train, ranks: Ranks) -> RunResult:
             start.resume_from,
             optimizer_factory(config.optimizer),
             ranks,
+            validation.callback(config, folder, start.checkpoints, silent, ranks)
+            if validation is not None
+            else None,
         )
     return RunResult(ExitStatus.DONE, None)
 
@@ -185,7 +200,9 @@ def _train(
     resume_from: Path | None,
     optimizer: OptimizerFactory,
     ranks: Ranks,
-) -> int:
+    validation: Validation | None,
+) -> tuple[int, dict[str, Any]]:
+    """The step reached, and what the validations of a finished training come to."""
     if step:
         log.info("resuming after step %d of %d", step, config.trainer.max_steps)
     trained = sum(parameter.numel() for parameter in task.trainable_parameters().values())
@@ -193,7 +210,10 @@ def _train(
     run_id = folder.state["fingerprint"]
     checkpoints = folder.path / _CHECKPOINTS
     with open_tracker(config.logger, folder.path, plain(config), run_id, _METRICS, step) as tracker:
-        return fit(
+        callback = None
+        if validation is not None:
+            callback = validation.callback(config, folder.path, checkpoints, tracker, ranks)
+        reached = fit(
             task,
             data,
             config.trainer,
@@ -203,7 +223,11 @@ def _train(
             resume_from,
             optimizer,
             ranks,
+            callback,
         )
+    if callback is None or reached < config.trainer.max_steps:
+        return reached, {}
+    return reached, callback.finish()
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class Oracle(Stage1):
         self, image_id: str, scene: Scene, side: int, world: World, seed: int
     ) -> Described:
         texts = known_edit(scene, world, seed, image_id).texts
-        findings = tuple(_findings(scene, side))
+        findings = tuple(findings_of(scene, side))
         triplet = Triplet(
             image_id=image_id,
             privacy_flag=PrivacyFlag.UNSAFE,
@@ -92,7 +92,7 @@ class Oracle(Stage1):
         return Described(triplet, private, regions_of(image_id, findings))
 
 
-def _findings(scene: Scene, side: int) -> Iterator[Finding]:
+def findings_of(scene: Scene, side: int) -> Iterator[Finding]:
     """What is private, each in the rectangle that holds it whatever is drawn there."""
     private = scene.private
     for name, rect in slots(scene).items():

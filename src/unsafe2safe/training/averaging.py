@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +38,19 @@ class WeightAverage:
         """Put the average in the place of the weights."""
         for name, parameter in self._parameters.items():
             parameter.copy_(self._average[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside the block the average stands in the place of the weights; afterwards they are
+        back, to the bit."""
+        kept = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self._parameters.items():
+                    parameter.copy_(kept[name])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

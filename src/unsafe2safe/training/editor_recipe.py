@@ -28,7 +28,13 @@ from unsafe2safe.training.recipe import InputFinder, Opened, Recipe
 from unsafe2safe.training.scale import training_device
 from unsafe2safe.training.task import PairBatch, TrainingData
 from unsafe2safe.training.token_task import TokenEditTask
+from unsafe2safe.training.validation.choice import PICTURES, ValidationChoice, choose
+from unsafe2safe.training.validation.samples import PairSamples
+from unsafe2safe.training.validation.split import hold_out, hold_out_equals
 from unsafe2safe.training.views import Views
+
+_VALIDATED_ON = "validation.pairs"
+_HELD_OUT = "held_out.json"
 
 # The task of each conditioning family; an editor finds it by its class.
 _TASKS: Mapping[type[Any], type[FineTuningTask[PairBatch, Any]]] = {
@@ -98,22 +104,26 @@ class EditorRecipe(Recipe):
         return {"name": _data_set(config)} if is_pair_folder(config.pairs) else None
 
     def inputs(self, config: Train, find: InputFinder) -> Mapping[str, Path]:
-        if is_pair_folder(config.pairs):
-            return {}
         how = "python anonymize.py write_pairs=true"
         imported = ("generate_triplets",)
-        return {"pairs": find("pairs", config.pairs, "anonymize", how, imported)}
+        found = {}
+        if not is_pair_folder(config.pairs):
+            found["pairs"] = find("pairs", config.pairs, "anonymize", how, imported)
+        given = config.validation.pairs
+        if config.validation.every is not None and given is not None:
+            found[_VALIDATED_ON] = find(_VALIDATED_ON, given, "anonymize", how, imported)
+        return found
 
     def content(self, config: Train, inputs: Mapping[str, Path]) -> Mapping[str, str]:
         content = dict(trainable_editor(config).weights_content())
-        if not inputs and config.pairs is not None:
+        if "pairs" not in inputs and config.pairs is not None:
             content["pairs"] = folder_digest(config.pairs)
         return content
 
     def data(self, config: Train, inputs: Mapping[str, Path]) -> PairDataset:
         editor = trainable_editor(config)
-        data = self._pairs(config, inputs, editor)
-        check_captions(data.pairs, editor)
+        own = config.pairs if "pairs" not in inputs else None
+        data = self._read(config, inputs.get("pairs"), own)
         needs = "editor.source" if editor.hides_source else "task.mask_weight"
         if not data.has_masks and (editor.hides_source or self.mask_weight):
             raise UsageError(f"{needs} needs masks: pairs={config.pairs} has no column of them")
@@ -121,23 +131,25 @@ class EditorRecipe(Recipe):
             cache.check()
         return data
 
-    def _pairs(
-        self, config: Train, inputs: Mapping[str, Path], editor: TrainableEditor
-    ) -> PairDataset:
+    def _read(self, config: Train, folder: Path | None, own: Path | None = None) -> PairDataset:
+        """The pairs of a run folder, or those of a user's ``own``."""
+        editor = trainable_editor(config)
         side_step = editor.side_step if self.buckets else None
         views, resolution = self._views(config), editor.resolution
-        if not inputs and config.pairs is not None:
+        if folder is None:
+            assert own is not None
             library = config.paths.private / "datasets"
-            return FolderPairs(
-                config.pairs, library, resolution, self.mask_margin, views, side_step
+            data: PairDataset = FolderPairs(
+                own, library, resolution, self.mask_margin, views, side_step
             )
-        pairs = read_pairs(inputs["pairs"])
+            check_captions(data.pairs, editor)
+            return data
+        pairs = read_pairs(folder)
+        check_captions(pairs, editor)
         source = build(config.dataset, "dataset", ImageSource)  # type: ignore[type-abstract]
         source.records()  # a missing or empty data set is told before anything is written
         sizes = bucket_sizes(resolution, side_step) if side_step else None
-        return PairDataset(
-            pairs, inputs["pairs"], source, resolution, self.mask_margin, views, sizes
-        )
+        return PairDataset(pairs, folder, source, resolution, self.mask_margin, views, sizes)
 
     def _views(self, config: Train) -> Views:
         return Views(config.seed, self.flip, self.crop, self.crops)
@@ -172,6 +184,26 @@ class EditorRecipe(Recipe):
     def purge(self, config: Train) -> tuple[Path, int]:
         folder = config.cache.folder or _cache_of(config).folder
         return folder, purge(folder)
+
+    def validation_choice(self, config: Train) -> ValidationChoice:
+        return choose(config.validation, PICTURES, trainable_editor(config))
+
+    def validation_samples(
+        self,
+        config: Train,
+        inputs: Mapping[str, Path],
+        data: TrainingData[Any, Any],
+        verdicts: Path,
+    ) -> PairSamples:
+        assert isinstance(data, PairDataset)
+        reader, settings = data, config.validation
+        if _VALIDATED_ON in inputs:
+            reader = self._read(config, inputs[_VALIDATED_ON])
+            reader.drop_unusable(verdicts / "validation_unusable.json")
+            pairs = hold_out_equals(data, reader, verdicts / _HELD_OUT)
+        else:
+            pairs = hold_out(data, settings.share, verdicts / _HELD_OUT)
+        return PairSamples(pairs[: settings.samples], reader, config.seed)
 
 
 def _task(config: Train, options: TaskOptions) -> FineTuningTask[PairBatch, Any]:

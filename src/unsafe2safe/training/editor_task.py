@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -26,6 +27,7 @@ from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion, mask_
 from unsafe2safe.training.draws import SampleKey, draw_normal
 from unsafe2safe.training.export import export_adapter
 from unsafe2safe.training.task import Batch, PairBatch
+from unsafe2safe.training.validation.editing import editing
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,11 +217,16 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
     def loss(self, prepared: PreparedEdit, draws: EditDraws) -> Tensor:
         """(B,) losses, differentiable in the trainable weights."""
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, prove: bool = True) -> None:
         """Write the adapter and prove that it loads; see :func:`export_adapter`."""
         self.load_encoders()
         assert self.base is not None
-        export_adapter(self.editor, self.pipeline, self.base, folder)
+        export_adapter(self.editor, self.pipeline, self.base, folder, prove=prove)
+
+    def editing(self) -> AbstractContextManager[TrainableEditor]:
+        """Inside the block: the editor with the weights as they are now."""
+        self.load_encoders()
+        return editing(self.editor, self.pipeline)
 
     def validate(self, folder: Path) -> Mapping[str, float]:  # noqa: ARG002
         """Nothing: evaluate.py says what an adapter is worth."""

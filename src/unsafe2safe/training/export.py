@@ -33,7 +33,9 @@ class ExportError(Unsafe2SafeError):
     """What was written does not give back what was trained."""
 
 
-def export_adapter(editor: TrainableEditor, pipeline: Any, base: str, folder: Path) -> None:
+def export_adapter(
+    editor: TrainableEditor, pipeline: Any, base: str, folder: Path, *, prove: bool = True
+) -> None:
     """Write the trained weights of ``pipeline`` to ``folder``, whole or not at all.
 
     LoRA: ``pytorch_lora_weights.safetensors`` for ``pipeline.load_lora_weights(folder)``. All
@@ -41,7 +43,8 @@ def export_adapter(editor: TrainableEditor, pipeline: Any, base: str, folder: Pa
     ``adapter.json`` and a model card. A LoRA that plain diffusers cannot honour is in the editor's
     own ``lora_file``. A caption branch is ``caption_branch.safetensors``; the
     others then lie in a folder of their own, since diffusers would load them without it and say
-    nothing. ``base`` is the fingerprint of the base's weights.
+    nothing. ``base`` is the fingerprint of the base's weights. Without ``prove`` no fresh pipeline
+    is loaded, which takes as much memory again.
 
     Raises:
         ExportError: a fresh pipeline with the adapter edits a fixed picture otherwise than
@@ -66,7 +69,8 @@ def export_adapter(editor: TrainableEditor, pipeline: Any, base: str, folder: Pa
     if card.caption_branch != "none":
         save_caption_branch(denoiser, temporary / BRANCH_FILE)
     (temporary / _README).write_text(_model_card(card, editor, type(denoiser).__name__), "utf-8")
-    _prove(editor, pipeline, temporary)
+    if prove:
+        _prove(editor, pipeline, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
 

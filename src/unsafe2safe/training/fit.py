@@ -32,6 +32,7 @@ from unsafe2safe.training.sampler import ResumableBatchSampler
 from unsafe2safe.training.scale import device_type, strategy_of
 from unsafe2safe.training.task import KeyedBatch, Task, TrainingData
 from unsafe2safe.training.tracker_logger import TrackerLogger
+from unsafe2safe.training.validation.callback import ValidateAndKeep
 
 _PROBE_RATE = 1e-2
 
@@ -46,6 +47,7 @@ def fit(
     resume_from: Path | None,
     optimizer: OptimizerFactory,
     ranks: Ranks = ALONE,
+    validation: ValidateAndKeep | None = None,
 ) -> int:
     """Train ``task`` to ``settings.max_steps``, from ``resume_from`` where that is given.
 
@@ -64,6 +66,7 @@ def fit(
     callbacks: list[pl.Callback] = [
         LossLog(settings.log_every),
         StopOnSignal(),
+        *([validation] if validation is not None else []),
         Checkpoints(checkpoints, settings.checkpoint_every),
         TrainingProgress(),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,7 +105,8 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         buckets' heights and widths; None: squares of ``resolution``."""
         self.pairs = list(pairs)
         self._run_folder, self._source = run_folder, source
-        self._resolution, self._margin = resolution, margin
+        self._resolution, self.margin = resolution, margin
+        self.held_out: dict[str, Pair] = {}
         self.how_shown = views or Views()
         self._sizes = sizes or ((resolution, resolution),)
         self._bucket: dict[str, int] = {}  # of pairs that were decoded once, by id
@@ -160,6 +162,28 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
             pair.combined_caption,
         )
 
+    def original(self, pair: Pair) -> Pixels:
+        """The source of a pair, (H, W, 3) uint8 RGB in its own size.
+
+        Raises:
+            ItemError: it cannot be read.
+        """
+        return self._pictures(pair)[0]
+
+    def content_key(self, pair: Pair) -> str:
+        """A hash of what the source of a pair shows, whatever its file is called. It tells who
+        holds the picture that it is in the set: for decisions, never for a file."""
+        pixels = np.ascontiguousarray(self.original(pair))
+        return blake2b(
+            pixels.tobytes(), digest_size=16, key=repr(pixels.shape).encode()
+        ).hexdigest()
+
+    def hold_out(self, image_ids: Collection[str]) -> None:
+        """Keep the pairs of that name out of training, in :attr:`held_out`."""
+        chosen = set(image_ids)
+        self.held_out = {pair.image_id: pair for pair in self.pairs if pair.image_id in chosen}
+        self.pairs = [pair for pair in self.pairs if pair.image_id not in chosen]
+
     def _load(self, pair: Pair, crop: int) -> tuple[Pixels, Pixels, Mask]:
         source, target = self._pictures(pair)
         self._check_size(pair, "source and target", source.shape[:2], target.shape[:2])
@@ -199,7 +223,7 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
     def _boxes(self, pair: Pair, height: int, width: int) -> Iterator[Box]:
         """The pair's regions, grown, in the source's pixels."""
         for region in pair.regions:
-            yield grow_region(region.category, region.box, self._margin, width, height)
+            yield grow_region(region.category, region.box, self.margin, width, height)
 
     def _file_facts(self, pair: Pair) -> Any:
         """Size and time of change of the files; None where the pictures are no files."""
@@ -215,7 +239,7 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         pair = self.pairs[index]
         if (files := self._file_facts(pair)) is None:
             return None
-        decided = (asdict(pair), files, view, self._margin, self._sizes, asdict(self.how_shown))
+        decided = (asdict(pair), files, view, self.margin, self._sizes, asdict(self.how_shown))
         settings = (self._source.orientation, self._source.max_pixels)
         return fingerprint({"pair": decided, "source": settings}, 32)
 

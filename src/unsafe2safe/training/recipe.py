@@ -18,6 +18,8 @@ from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.training.ranks import Ranks
 from unsafe2safe.training.task import Task, TrainingData
+from unsafe2safe.training.validation.choice import ValidationChoice
+from unsafe2safe.training.validation.samples import ValidationSamples
 
 
 class InputFinder(Protocol):
@@ -126,3 +128,26 @@ class Recipe(ABC):
         Raises:
             UsageError: it cannot be trained as configured.
         """
+
+    def validation_choice(self, config: Train) -> ValidationChoice:  # noqa: ARG002
+        """What validations measure, checked before anything is written or loaded.
+
+        Raises:
+            UsageError: the task edits no pictures, or the section names what is not there.
+        """
+        raise UsageError(f"validation.every: task={self.name} edits no pictures")
+
+    def validation_samples(
+        self,
+        config: Train,  # noqa: ARG002
+        inputs: Mapping[str, Path],  # noqa: ARG002
+        data: TrainingData[Any, Any],  # noqa: ARG002
+        verdicts: Path,  # noqa: ARG002
+    ) -> ValidationSamples:
+        """What is edited at each validation, held out of ``data``. Verdicts that must not change
+        while the run goes on are kept in the folder ``verdicts``.
+
+        Raises:
+            UsageError: nothing would be left to train on.
+        """
+        raise UsageError(f"validation.every: task={self.name} edits no pictures")

@@ -82,12 +82,28 @@ def checked_scale(config: Train, recipe: Recipe) -> Train:
             f"are scaled; this is {settings.precision}"
         )
     _check_attention(settings, editor, kind)
+    if settings.shares_weights:
+        _check_shared(config, editor)
     if settings.processes > 1 and settings.strategy == "fsdp":
         _check_fsdp(config, editor)
     if settings.processes > 1 and settings.strategy == "deepspeed":
         _check_deepspeed(settings, editor, kind)
     settings = settings.model_copy(update={"attention": settings.attention or editor.attention})
     return config.model_copy(update={"trainer": settings})
+
+
+def _check_shared(config: Train, editor: TrainableEditor) -> None:
+    """What needs all of the denoiser in one process, or trains more than it."""
+    strategy = f"trainer.strategy={config.trainer.strategy}"
+    if config.validation.every is not None:
+        raise UsageError(
+            f"{strategy} shares the denoiser's weights, and validation.every needs all of them on "
+            "each process; measure the checkpoints' adapters afterwards, or use ddp"
+        )
+    if len(editor.lora_targets()) > 1:
+        raise UsageError(
+            f"{strategy} trains the denoiser alone: editor.text_encoder_targets needs ddp"
+        )
 
 
 def _check_without_denoiser(settings: Trainer, recipe: Recipe) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -18,7 +18,10 @@ from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.editor_recipe import trainable_editor
 from unsafe2safe.training.editor_task import EditorTask, PreparedEdits
+from unsafe2safe.training.task import TrainingData
 from unsafe2safe.training.truth_check import truth_figures
+from unsafe2safe.training.validation.choice import SCENES, ValidationChoice, choose
+from unsafe2safe.training.validation.samples import SceneSamples
 from unsafe2safe.training.variant_latents import VariantLatents
 from unsafe2safe.training.variant_recipe import VariantRecipe
 from unsafe2safe.training.variants import VariantBatch, VariantPairs
@@ -68,6 +71,18 @@ class SyntheticEditing(VariantRecipe):
             training=self.data(config, inputs),
             held_out=self._pairs(config, "held-out", self.held_out),
         )
+
+    def validation_choice(self, config: Train) -> ValidationChoice:
+        return choose(config.validation, SCENES, _editor(config))
+
+    def validation_samples(
+        self,
+        config: Train,
+        inputs: Mapping[str, Path],  # noqa: ARG002
+        data: TrainingData[Any, Any],  # noqa: ARG002
+        verdicts: Path,  # noqa: ARG002
+    ) -> SceneSamples:
+        return self.validation_scenes(config, trainable_editor(config).resolution)
 
 
 def _editor(config: Train) -> InstructPix2PixEditor:

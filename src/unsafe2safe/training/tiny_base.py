@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -13,12 +13,15 @@ from unsafe2safe.core.config.components import build, component
 from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.ledger import dataset_key, newest_complete
-from unsafe2safe.editors.tiny import packaged_weights, weights_digest
+from unsafe2safe.editors.tiny import TinyEditor, packaged_weights, weights_digest
 from unsafe2safe.editors.tiny_model import SIDE
 from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.recipe import InputFinder
+from unsafe2safe.training.task import TrainingData
 from unsafe2safe.training.tiny_autoencoder import TinyAutoencoder
 from unsafe2safe.training.tiny_base_task import TinyBaseTask
+from unsafe2safe.training.validation.choice import SCENES, ValidationChoice, choose
+from unsafe2safe.training.validation.samples import SceneSamples
 from unsafe2safe.training.variant_recipe import VariantRecipe
 from unsafe2safe.training.variants import VariantPairs
 
@@ -84,6 +87,18 @@ class TinyBase(VariantRecipe):
             changed_weight=self.changed_weight,
             small_region_weight=self.small_region_weight,
         )
+
+    def validation_choice(self, config: Train) -> ValidationChoice:
+        return choose(config.validation, SCENES, TinyEditor(name="tiny"))
+
+    def validation_samples(
+        self,
+        config: Train,
+        inputs: Mapping[str, Path],  # noqa: ARG002
+        data: TrainingData[Any, Any],  # noqa: ARG002
+        verdicts: Path,  # noqa: ARG002
+    ) -> SceneSamples:
+        return self.validation_scenes(config, SIDE)
 
     def _begin_folder(self) -> Path | None:
         if self.begin_from is None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unsafe2safe.core.randomness import torch_seed
+from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.tiny import TinyEditor
 from unsafe2safe.editors.tiny_model import build_pipeline
 from unsafe2safe.objectives.base import Objective
@@ -21,6 +22,7 @@ from unsafe2safe.training.draws import SampleKey, draw_uniform
 from unsafe2safe.training.export_pipeline import export_pipeline, quiet_loading
 from unsafe2safe.training.tiny_autoencoder import load_vae
 from unsafe2safe.training.truth_check import truth_figures
+from unsafe2safe.training.validation.editing import editing
 from unsafe2safe.training.variant_latents import VariantLatents
 from unsafe2safe.training.variants import VariantBatch, VariantPairs
 
@@ -145,9 +147,13 @@ class TinyBaseTask:
             prediction, latents, draws.noise, draws.timesteps, scheduler, prepared.weight
         )
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, prove: bool = True) -> None:
         """Write the whole pipeline in fp16; see :func:`export_pipeline`."""
-        export_pipeline(self.pipeline, folder)
+        export_pipeline(self.pipeline, folder, prove=prove)
+
+    def editing(self) -> AbstractContextManager[TrainableEditor]:
+        """Inside the block: the tiny editor with the weights as they are now."""
+        return editing(TinyEditor(name="tiny"), self.pipeline)
 
     def validate(self, folder: Path) -> Mapping[str, float]:
         """Edit held-out scenes with the exported pipeline; see :func:`truth_figures`."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from unsafe2safe.core.config.components import component
+from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.data.synthetic.source import world_named
 from unsafe2safe.training.recipe import Recipe
 from unsafe2safe.training.scenes import scene_seed
+from unsafe2safe.training.validation.samples import SceneSamples
 from unsafe2safe.training.variants import VariantChoices, VariantPairs
 
 
@@ -42,6 +44,14 @@ class VariantRecipe(Recipe):
         ge=1,
         description="Edits, of scenes not trained on, that the result is tried on.",
     )
+
+    def validation_scenes(self, config: Train, side: int) -> SceneSamples:
+        """Scenes of a split of their own, all of whose private values are redrawn: neither trained
+        on nor among those that the result is tried on, so that these tell of a choice made here."""
+        seed = scene_seed(config.seed, "validation")
+        size, choices = config.validation.samples, VariantChoices((1.0,), 0.0)
+        scenes = VariantPairs(world_named(self.world), seed, size, side, choices)
+        return SceneSamples(scenes, config.seed)
 
     def pairs_of(self, seed: int, split: str, size: int, side: int) -> VariantPairs:
         """``size`` scenes of ``split``, which shares none with another split of the same seed."""

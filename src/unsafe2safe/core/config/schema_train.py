@@ -102,6 +102,51 @@ class Cache(Strict):
         return {True: "on", False: "off"}.get(mode, mode) if isinstance(mode, bool) else mode
 
 
+class Validation(Strict):
+    every: PositiveInt | None = Field(
+        description="Steps between validations, and one after the last step; null: none, and "
+        "nothing is held out."
+    )
+    samples: PositiveInt = Field(description="Pictures edited at each validation, at most.")
+    batch_size: PositiveInt = Field(
+        description="Pictures edited at once. Whole batches are dealt to the processes, so that "
+        "their number does not change the edits."
+    )
+    guidance: tuple[dict[str, float], ...] = Field(
+        description="Guidance settings of the editor that each validation tries, as "
+        "`[{text_guidance_scale: 3.0}, {text_guidance_scale: 7.5}]`; empty: the editor's own."
+    )
+    metrics: dict[str, Component] = Field(
+        description="Metrics, by name, as `+metrics@validation.metrics=default` takes those of "
+        "evaluate.py; empty: the task's own."
+    )
+    privacy: str = Field(
+        description="Metric that tells privacy, as one minus it where less is better; `auto`: the "
+        "worst of faces and texts, or of scenes' attributes."
+    )
+    fidelity: str = Field(
+        description="Metric that tells fidelity, likewise; `auto`: SSIM outside what is private."
+    )
+    best: str = Field(
+        description="What `best` is best in: `balance` (the harmonic mean of privacy and "
+        "fidelity), `privacy`, `fidelity`, or a metric."
+    )
+    share: float = Field(
+        gt=0,
+        lt=1,
+        description="Share of the pairs that is held out of training, told by what the pictures "
+        "show; at most `samples` of them are edited.",
+    )
+    pairs: Path | None = Field(
+        description="Run folder of anonymize.py whose pairs are validated on in place of a share; "
+        "those that show the same pictures are held out of training."
+    )
+    pictures: NonNegativeInt = Field(
+        description="Edited pictures shown to W&B or TensorBoard, at most: of the first samples, "
+        "those that anonymize.py would publish."
+    )
+
+
 class Plan(Strict):
     """What ``mode=plan`` assumes beside the training's own keys."""
 
@@ -152,4 +197,5 @@ class Train(Common):
     )
     trainer: Trainer
     cache: Cache
+    validation: Validation
     plan: Plan
