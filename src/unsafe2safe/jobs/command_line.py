@@ -2,13 +2,13 @@
 
 Hydra alone answers every mistake with status 1 and several lines, and an exit inside one job of a
 multirun ends the sweep. Here each mistake is one line, all jobs of a sweep run, and the worst of
-their results becomes the exit status.
+their results becomes the exit status. A job that was told to stop ends the sweep: whoever sent the
+signal does not wait for the jobs behind it.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 import traceback
@@ -21,6 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from unsafe2safe.core.config.compose import check_config, config_dir, explain_hydra
 from unsafe2safe.core.errors import Unsafe2SafeError
 from unsafe2safe.core.records import ExitStatus, RunResult
+from unsafe2safe.jobs.multirun import finished_jobs, set_up_process, show
+
+_INTERRUPTED = "interrupted; the same command goes on from here"
 
 
 def run_job(script: str, config: DictConfig) -> RunResult:
@@ -32,9 +35,7 @@ def run_job(script: str, config: DictConfig) -> RunResult:
     except Unsafe2SafeError as error:
         return RunResult(ExitStatus.UNUSABLE, None, message=str(error))
     except KeyboardInterrupt:
-        return RunResult(
-            ExitStatus.FAULT, None, message="interrupted; the same command goes on from here"
-        )
+        return RunResult(ExitStatus.FAULT, None, message=_INTERRUPTED)
     except Exception as error:
         traceback.print_exc()
         message = f"a fault of ours ({type(error).__name__}); please report the lines above"
@@ -47,17 +48,17 @@ def main(script: str) -> None:
     # Threads that spin while they wait make a step many times slower as soon as another process
     # wants the cores. Read once, when the OpenMP library loads, so set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("unsafe2safe").setLevel(logging.INFO)
-    results: list[RunResult] = []
+    began_by = os.getpid()
+    stopped = False
 
-    def task(config: DictConfig) -> None:
+    def task(config: DictConfig) -> RunResult:
+        nonlocal stopped
+        if not set_up_process(began_by) or stopped:
+            return RunResult(ExitStatus.STOPPED, None)
         result = run_job(script, config)
-        results.append(result)
-        stream = sys.stdout if result.output_dir else sys.stderr
-        prefix = "" if result.output_dir else f"{script}.py: "
-        if result.message:  # a rank that others started has nothing to say
-            print(f"{prefix}{result.message}", file=stream, flush=True)
+        stopped = result.status is ExitStatus.STOPPED or result.message == _INTERRUPTED
+        show(script, result.message, written=result.output_dir is not None)
+        return result
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that its errors reach us instead of ending us
     try:
@@ -66,5 +67,14 @@ def main(script: str) -> None:
         told = error if isinstance(error, Unsafe2SafeError) else explain_hydra(script, error)
         print(f"{script}.py: {told}", file=sys.stderr)
         sys.exit(ExitStatus.UNUSABLE)
-    if results:
-        sys.exit(max((result.status for result in results), key=lambda status: status.severity))
+    except Exception:  # a launcher has lost a job: killed for its memory, for one
+        traceback.print_exc()
+        print(
+            f"{script}.py: a job of the sweep ended without a result (the lines above say how); "
+            "the same command goes on",
+            file=sys.stderr,
+        )
+        finished_jobs(script)
+        sys.exit(ExitStatus.FAULT)
+    if statuses := finished_jobs(script):
+        sys.exit(max(statuses, key=lambda status: status.severity))

@@ -54,6 +54,10 @@ def explain_hydra(script: str, error: Exception) -> ConfigError:
     missing = re.search(r"Could not find '([^']+)'", text)
     if missing:
         group, _, choice = missing[1].rpartition("/")
+        if group == "hydra/launcher" and (package := _launcher_package(choice)):
+            return ConfigError(
+                f"launcher={choice} needs {package}: pip install 'unsafe2safe[launchers]'"
+            )
         choices = [path.stem for path in (config_dir() / group).glob("*.yaml")]
         return ConfigError(f"{group}={choice} does not exist{nearest(choice, choices)}")
     override = re.search(r"Could not override '\+?([^'=]+)'", text)
@@ -77,6 +81,12 @@ def explain_hydra(script: str, error: Exception) -> ConfigError:
         groups = [name.split(".")[0] for name in known]
         return ConfigError(f"unknown key {key!r}{nearest(key, [*known, *groups])}")
     return ConfigError(text.strip().splitlines()[0])
+
+
+def _launcher_package(choice: str) -> str | None:
+    """Where a launcher comes from that Hydra itself does not have."""
+    kind = choice.split("_", maxsplit=1)[0]
+    return f"hydra-{kind}-launcher" if kind in ("joblib", "submitit") else None
 
 
 def check_config(script: str, config: DictConfig) -> Common:
