@@ -199,30 +199,6 @@ def test_torchrun_and_accumulated_batches_give_them_too(
     assert "is complete already" in again.stdout
 
 
-def test_a_sweep_of_jobs_on_two_processes_each_has_its_own_values_and_folder(
-    world: World, tmp_path: Path
-) -> None:
-    ended = run_script(
-        "train",
-        "-m",
-        *world.overrides,
-        *SETTINGS,
-        *TWO,
-        "trainer.max_steps=2",
-        "editor.rank=2,3",
-        f"paths.runs={tmp_path / 'runs'}",
-        cwd=tmp_path,
-    )
-    assert ended.status == 0, ended.said
-    folders = sorted((tmp_path / "runs" / "train").iterdir())
-    assert len(folders) == 2
-    ranks = set()
-    for folder in folders:
-        assert losses(folder).keys() == {1, 2}
-        ranks.add(min(min(value.shape) for value in weights(folder).values()))
-    assert ranks == {2, 3}
-
-
 def test_when_one_process_dies_all_end_and_the_first_says_which(
     world: World, tmp_path: Path
 ) -> None:

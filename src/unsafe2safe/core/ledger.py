@@ -221,6 +221,12 @@ class RunFolder:
         self.state.update(status="complete", finished=_now(), counts=dict(counts))
         write_json(self.path / "run.json", self.state)
 
+    def reopen(self) -> None:
+        """Mark a complete run as running again: more of it was asked for."""
+        if self.complete:
+            self.state.update(status="running", finished=None)
+            write_json(self.path / "run.json", self.state)
+
     def write_failures(self, rows: Iterable[Mapping[str, str]]) -> None:
         """Replace ``failures.jsonl``: one line per item, with its reason."""
         with (

@@ -42,9 +42,10 @@ from unsafe2safe.training.validation.results import kept_path
 _METRICS = ("loss", "learning_rate")
 _CHECKPOINTS = "checkpoints"
 _UNUSABLE = "unusable.json"
-_NEVER_CHANGES_RESULT = (
+NEVER_CHANGES_RESULT = (
     "plan",
     "cache",
+    "sweep",
     "trainer.accelerator",
     "trainer.log_every",
     "trainer.checkpoint_every",
@@ -65,7 +66,7 @@ _NEVER_CHANGES_RESULT = (
 
 def run(config: Train) -> RunResult:
     """Train ``config.task``; the same configuration again goes on where it stopped. With
-    ``mode=plan`` say what the training would take.
+    ``mode=plan`` say what the training would take; with ``mode=sweep`` train many times.
 
     With ``trainer.devices`` this process starts the others. Under torchrun or srun each process
     comes here, and only the first one writes.
@@ -80,17 +81,26 @@ def run(config: Train) -> RunResult:
         return plan_training.run(config)
     if config.mode == "purge":
         return _purge(config)
+    if config.mode == "sweep":
+        from unsafe2safe.jobs import train_sweep  # whose trials come here again
+
+        return train_sweep.run(config)
     check_devices(config.trainer)
     config = checked_scale(config, build(config.task, "task", Recipe))  # type: ignore[type-abstract]
     external = external_ranks(config.trainer.devices, config.trainer.num_nodes)
-    call = Call()
     if external is None:
-        return _lead(config, ALONE, call)
+        return _lead(config, ALONE, Call())
     with joined(external, WITHIN):
-        if external.rank:
-            return follow(config, external)
-        with call.expected_by(external):
-            return _lead(config, external, call)
+        return take_part(config, external)
+
+
+def take_part(config: Train, ranks: Ranks) -> RunResult:
+    """Train as one of ``ranks``, which are all here already."""
+    if ranks.rank:
+        return follow(config, ranks)
+    call = Call()
+    with call.expected_by(ranks):
+        return _lead(config, ranks, call)
 
 
 def _purge(config: Train) -> RunResult:
@@ -115,7 +125,7 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
         "train",
         choice,
         inputs,
-        (*_NEVER_CHANGES_RESULT, *without_result(config), *recipe.unused_in(config)),
+        (*NEVER_CHANGES_RESULT, *without_result(config), *recipe.unused_in(config)),
         content,
         recipe.stands_for_in(config),
     )

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -58,6 +59,9 @@ class Sink(ABC):
 
     def best(self, values: Mapping[str, float]) -> None:  # noqa: B027 - not all have such a place
         """Keep what was best so far in place of an earlier best."""
+
+    def files(self, name: str, kind: str, paths: Sequence[Path]) -> None:  # noqa: B027 - few can
+        """Keep files together, as an artifact."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -123,6 +127,11 @@ class Tracker:
         if not allowed:
             self.refused["original" if outcome_state is None else "unpublishable_image"] += 1
         return allowed
+
+    def log_files(self, name: str, kind: str, paths: Sequence[Path]) -> None:
+        """Log files made of figures alone as one artifact, where a tracker has such."""
+        for sink in self._sinks:
+            sink.files(name, kind, paths)
 
     def log_text(self, key: str, text: str, private: bool) -> bool:
         """Log a text; ``private`` says whether it came from the private side. Returns as above."""

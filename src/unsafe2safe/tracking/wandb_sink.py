@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -102,6 +103,15 @@ class WandbSink(Sink):
         # By name: without it W&B counts a step of its own for each, and then drops the next metrics
         # as belonging to the past.
         self._run.log(dict(values), step=self._step)
+
+    def files(self, name: str, kind: str, paths: Sequence[Path]) -> None:
+        """Log an artifact. Its files are taken where they lie, by their path from here: W&B's own
+        copy would lie in a folder of the user's home, and its path be written into the run."""
+        artifact = self._wandb.Artifact(name, kind)
+        for path in paths:
+            here = os.path.relpath(path)
+            artifact.add_file(here, name=path.name, policy="immutable", skip_cache=True)
+        self._run.log_artifact(artifact)
 
     def finish(self) -> None:
         """End the run and delete W&B's debug logs."""

@@ -226,5 +226,12 @@ def gathered(value: T, ranks: Ranks) -> list[T]:
     return held
 
 
-def _broadcast(held: list[Start | None]) -> None:
+def tell_all(word: str | None) -> str | None:
+    """What the first rank says, to every rank; the others' ``word`` is not looked at."""
+    held = [word]
+    _broadcast(held)
+    return held[0]
+
+
+def _broadcast(held: list[Any]) -> None:
     torch.distributed.broadcast_object_list(held, src=0, device=torch.device("cpu"))

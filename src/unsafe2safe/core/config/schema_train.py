@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from unsafe2safe.core.config.components import Strict
 from unsafe2safe.core.config.schema_common import Common, Component
+from unsafe2safe.core.config.schema_sweep import Sweep
 
 
 class Trainer(Strict):
@@ -180,9 +181,9 @@ class Plan(Strict):
 
 
 class Train(Common):
-    mode: Literal["run", "plan", "purge"] = Field(  # type: ignore[assignment]
-        description="`run`; `plan` says what the training would take, without any weights; "
-        "`purge` deletes the cache that `run` would use."
+    mode: Literal["run", "plan", "sweep", "purge"] = Field(  # type: ignore[assignment]
+        description="`run`; `plan` says what the training would take, without any weights; `sweep` "
+        "is a study of many trainings; `purge` deletes the cache that `run` would use."
     )
     task: Component
     pairs: Path | None = Field(
@@ -198,4 +199,5 @@ class Train(Common):
     trainer: Trainer
     cache: Cache
     validation: Validation
+    sweep: Sweep
     plan: Plan
