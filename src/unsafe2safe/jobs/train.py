@@ -13,7 +13,7 @@ from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.schema_train import Train, Trainer
 from unsafe2safe.core.ledger import RunFolder
 from unsafe2safe.core.records import ExitStatus, RunResult
-from unsafe2safe.jobs import plan_training
+from unsafe2safe.jobs import plan_training, train_export
 from unsafe2safe.jobs.common import find_input, log, plain, result_of, run_spec
 from unsafe2safe.jobs.train_company import WITHIN, company
 from unsafe2safe.jobs.train_validation import Validation, validation_of, without_result
@@ -43,6 +43,7 @@ _METRICS = ("loss", "learning_rate")
 _CHECKPOINTS = "checkpoints"
 _UNUSABLE = "unusable.json"
 NEVER_CHANGES_RESULT = (
+    "export",
     "plan",
     "cache",
     "sweep",
@@ -89,7 +90,7 @@ def run(config: Train) -> RunResult:
     config = checked_scale(config, build(config.task, "task", Recipe))  # type: ignore[type-abstract]
     external = external_ranks(config.trainer.devices, config.trainer.num_nodes)
     if external is None:
-        return _lead(config, ALONE, Call())
+        return _with_exports(config, _lead(config, ALONE, Call()))
     with joined(external, WITHIN):
         return take_part(config, external)
 
@@ -100,7 +101,13 @@ def take_part(config: Train, ranks: Ranks) -> RunResult:
         return follow(config, ranks)
     call = Call()
     with call.expected_by(ranks):
-        return _lead(config, ranks, call)
+        result = _lead(config, ranks, call)
+    return _with_exports(config, result)
+
+
+def _with_exports(config: Train, result: RunResult) -> RunResult:
+    # the training's own models are gone by now: two at once may be too much
+    return train_export.export_further(config, result) if train_export.asked(config) else result
 
 
 def _purge(config: Train) -> RunResult:
@@ -116,6 +123,7 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
     choice = recipe.choice(config)
     if config.validation.every is not None:
         recipe.validation_choice(config)
+    train_export.check_export(config, recipe)
     inputs = recipe.inputs(config, partial(find_input, config))
     data = recipe.data(config, inputs)
     per_step = samples_per_step(config.trainer)
@@ -158,6 +166,8 @@ def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
             held_out = task.validate(exported)
         counts = {data.noun: len(data), "failed": len(failures), "steps": config.trainer.max_steps}
         facts = _loss_facts(folder.path / METRICS_FILE)
+        known = {"keys": spec.keys, "counts": counts, "held_out": held_out}
+        train_export.describe(exported, config, known)
         found = {"validation": validated} if validated else {}
         folder.finish(counts, loss=facts, held_out=dict(held_out), **found)
         message = _message(counts, data.noun, facts, held_out, exported)

@@ -18,11 +18,11 @@ from PIL import Image
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.schema_train import Train
-from unsafe2safe.core.errors import StorageError, Unsafe2SafeError
+from unsafe2safe.core.errors import StorageError, Unsafe2SafeError, UsageError
 from unsafe2safe.core.files import atomic_path, write_json, write_text
 from unsafe2safe.core.ledger import RunFolder
 from unsafe2safe.core.records import ExitStatus, RunResult
-from unsafe2safe.jobs import train
+from unsafe2safe.jobs import train, train_export
 from unsafe2safe.jobs.common import find_input, log, plain, result_of, run_spec
 from unsafe2safe.jobs.sweep_front import (
     DEFAULTS,
@@ -69,9 +69,15 @@ def run(config: Train) -> RunResult:
     processes train each trial together, and the first one alone knows of the study.
 
     Raises:
-        UsageError: axes that are no keys; the defaults themselves cannot be trained.
+        UsageError: axes that are no keys; the defaults themselves cannot be trained; exports are
+            asked for.
     """
     check_parameters(config)
+    if train_export.asked(config):
+        raise UsageError(
+            "export.merge and export.push_to_hub are for one training: give them with the values "
+            "of the trial that you choose, and its folder as output_dir"
+        )
     check_devices(config.trainer)
     ranks = external_ranks(config.trainer.devices, config.trainer.num_nodes)
     with joined(ranks, WITHIN) if ranks is not None else nullcontext():

@@ -24,9 +24,10 @@ from unsafe2safe.editors.fine_tuning import (
     TrainableEditor,
 )
 from unsafe2safe.objectives.base import prediction_of
+from unsafe2safe.training.model_card import CARD as _README
+from unsafe2safe.training.model_card import licence_lines
 
 TOLERANCE = 1e-4
-_README = "README.md"
 
 
 class ExportError(Unsafe2SafeError):
@@ -184,11 +185,8 @@ diffusers give the UNet as many input channels again first, with weights of zero
 
 It was trained on sources whose sensitive regions are hidden (`source={card.source}`). Plain
 diffusers does not hide them: there it is of no use, and copies what it is shown."""
-    licence = card.licence.lower()
-    if not editor.commercial:  # such licences are not on the hub's list, which wants them named so
-        licence = f"other\nlicense_name: {licence}"
     return f"""---
-license: {licence}
+{licence_lines(editor)}
 library_name: diffusers
 tags: [image-editing, anonymization, {editor.family}]
 ---

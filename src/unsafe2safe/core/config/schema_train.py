@@ -148,6 +148,25 @@ class Validation(Strict):
     )
 
 
+class Export(Strict):
+    """What is made of a finished training's adapter beside itself; asked for later, it is made
+    then."""
+
+    merge: bool | Literal["denoiser"] = Field(
+        description="Write `merged/` as well, which needs no adapter: true: the whole pipeline; "
+        "`denoiser`: that part of it alone."
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        description="Of the merged weights; null: as the editor loads its base."
+    )
+    push_to_hub: str | None = Field(
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="Repository of the hub (owner/name) that gets the adapter, or what was merged, "
+        "with its card; null: none.",
+    )
+    private: bool = Field(description="Whether only its owner sees that repository.")
+
+
 class Plan(Strict):
     """What ``mode=plan`` assumes beside the training's own keys."""
 
@@ -199,5 +218,6 @@ class Train(Common):
     trainer: Trainer
     cache: Cache
     validation: Validation
+    export: Export
     sweep: Sweep
     plan: Plan
