@@ -13,8 +13,8 @@ import torch
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.editors.adapter_card import BESIDE_BRANCH_FOLDER
 from unsafe2safe.editors.caption_branch import BRANCH_FILE, caption_branch
-from unsafe2safe.editors.fine_tuning import BESIDE_BRANCH_FOLDER
 from unsafe2safe.editors.instruct_pix2pix import to_model
 from unsafe2safe.editors.tiny import TinyEditor
 from unsafe2safe.objectives.base import Objective

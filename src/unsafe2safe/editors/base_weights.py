@@ -145,7 +145,9 @@ class BaseWeights:
         if quantize == "none":
             return self.load(pipeline_class, **settings)
         dtype = settings["dtype"]
-        computed = dtype.get(denoiser, dtype.get("default")) if isinstance(dtype, dict) else dtype
+        computed = dtype
+        if isinstance(dtype, dict):
+            computed = dtype[denoiser if denoiser in dtype else "default"]
         packing = loading_settings(quantize, self.index(), denoiser, computed)
         with quantizing(quantize):
             pipeline = self.load(pipeline_class, **settings, **packing)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.editors.adapter_card import AdapterCard, adapter_folder, check_card, read_card
 from unsafe2safe.editors.attention import check_attention
 from unsafe2safe.editors.base import EditRequest, Pixels
 from unsafe2safe.editors.branch_attention import BranchKind
@@ -30,15 +31,7 @@ from unsafe2safe.editors.caption_branch import (
     load_caption_branch,
 )
 from unsafe2safe.editors.concealment import concealed, hidden_in_square
-from unsafe2safe.editors.fine_tuning import (
-    STRENGTH_STEP,
-    AdapterCard,
-    TrainableEditor,
-    adapter_folder,
-    check_card,
-    read_card,
-    weights_fingerprint,
-)
+from unsafe2safe.editors.fine_tuning import STRENGTH_STEP, TrainableEditor, weights_fingerprint
 from unsafe2safe.editors.lora_loading import load_lora
 from unsafe2safe.editors.precision import resolve_precision
 from unsafe2safe.editors.text_embedding import TextEmbedding
@@ -81,7 +74,7 @@ def embed_tokens(pipeline: Any, tokens: Tensor) -> Tensor:
     """(B, N L, D) last hidden states of the pipeline's CLIP text encoder, which reads N texts of
     each row of ``tokens`` (B, N L) apart."""
     encoder, length = pipeline.text_encoder, pipeline.tokenizer.model_max_length
-    parts = [encoder(part.to(encoder.device))[0] for part in tokens.split(length, dim=1)]
+    parts = [encoder(part.to(encoder.device))[0] for part in torch.split(tokens, length, dim=1)]
     return torch.cat(parts, dim=1)
 
 

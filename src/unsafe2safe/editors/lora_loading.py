@@ -23,7 +23,9 @@ def load_lora(pipeline: Any, part: str, folder: Path) -> None:
         pipeline.load_lora_weights(str(folder), use_safetensors=True)
     for name in (part, _TEXT_ENCODER):
         module = getattr(pipeline, name, None)
-        if getattr(module, "peft_config", None) and module.dtype != torch.float32:
+        if module is None or not getattr(module, "peft_config", None):
+            continue
+        if module.dtype != torch.float32:
             _restore_precision(module, name, folder)
 
 

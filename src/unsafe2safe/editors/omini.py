@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ConfigError, UsageError
+from unsafe2safe.editors.adapter_card import AdapterCard
 from unsafe2safe.editors.base import Pixels
 from unsafe2safe.editors.condition_branch import (
     LORA_FILE,
@@ -29,7 +30,6 @@ from unsafe2safe.editors.condition_branch import (
     save_condition_lora,
     velocity_beside_condition,
 )
-from unsafe2safe.editors.fine_tuning import AdapterCard
 from unsafe2safe.editors.flow_sampling import sample_latents
 from unsafe2safe.editors.flux_kontext import TRAINED_GUIDANCE, FluxEditor
 from unsafe2safe.editors.instruct_pix2pix import to_model

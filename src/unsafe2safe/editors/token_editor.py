@@ -19,18 +19,11 @@ from torch import Tensor
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ConfigError, UsageError
+from unsafe2safe.editors.adapter_card import AdapterCard, adapter_folder, check_card, read_card
 from unsafe2safe.editors.attention import check_attention, set_attention
 from unsafe2safe.editors.base import EditRequest, Pixels
 from unsafe2safe.editors.base_weights import BaseWeights, first_line
-from unsafe2safe.editors.fine_tuning import (
-    STRENGTH_STEP,
-    AdapterCard,
-    TrainableEditor,
-    adapter_folder,
-    check_card,
-    read_card,
-    weights_fingerprint,
-)
+from unsafe2safe.editors.fine_tuning import STRENGTH_STEP, TrainableEditor, weights_fingerprint
 from unsafe2safe.editors.instruct_pix2pix import restore, square
 from unsafe2safe.editors.lora_loading import load_lora
 from unsafe2safe.editors.pipeline_editor import checked_device

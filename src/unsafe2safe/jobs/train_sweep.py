@@ -49,9 +49,9 @@ from unsafe2safe.jobs.sweep_trials import (
 )
 from unsafe2safe.jobs.train_company import WITHIN
 from unsafe2safe.tracking.opening import open_tracker
-from unsafe2safe.training.fit import check_devices
 from unsafe2safe.training.ranks import Ranks, external_ranks, joined, tell_all
 from unsafe2safe.training.recipe import Recipe
+from unsafe2safe.training.scale import check_devices
 
 TRIALS = "trials"
 _STUDY, _PICTURE, _TABLE, _FRONT = "study.db", "front.png", "front.csv", "front.json"

@@ -12,17 +12,14 @@ from typing import Any, cast
 import numpy as np
 
 from unsafe2safe.core.errors import Unsafe2SafeError
+from unsafe2safe.editors.adapter_card import BESIDE_BRANCH_FOLDER, AdapterCard
 from unsafe2safe.editors.base import Pixels
 from unsafe2safe.editors.caption_branch import (
     BRANCH_FILE,
     save_caption_branch,
     without_caption_branch,
 )
-from unsafe2safe.editors.fine_tuning import (
-    BESIDE_BRANCH_FOLDER,
-    AdapterCard,
-    TrainableEditor,
-)
+from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.objectives.base import prediction_of
 from unsafe2safe.training.model_card import CARD as _README
 from unsafe2safe.training.model_card import licence_lines
