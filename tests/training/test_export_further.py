@@ -228,7 +228,7 @@ def test_a_push_sends_the_adapter_and_its_card_to_a_private_repository(train, me
     output, _ = merged
     result = train(output, "export.push_to_hub=someone/safe-editor")
     assert "adapter/ is at http://127.0.0.1" in result.message
-    assert hub.created[0]["private"] is True
+    assert hub.created[0]["visibility"] == "private"
     assert hub.tokens == {"Bearer hf_for_this_test"}
     assert hub.stored == {
         path.name: path.read_bytes() for path in (output / "adapter").iterdir() if path.is_file()
