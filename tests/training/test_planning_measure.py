@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from unsafe2safe.core.config.compose import config_dir
+from unsafe2safe.editors.caption_branch import add_caption_branch, caption_branch
 from unsafe2safe.training.planning.inputs import forward_of, network_arguments
 from unsafe2safe.training.planning.measure import AsOnGpu, Meter, measure_step, set_checkpointing
 from unsafe2safe.training.planning.true_size import (
@@ -208,6 +209,21 @@ def test_token_families_predict_for_target_and_source_tokens(family: str) -> Non
     with torch.no_grad():
         predicted = forward_of(network, arguments)()
     assert predicted.shape == (2, 2 * (64 // 8 // 2) ** 2, 16)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_fusion_of_a_safe_branch_is_recomputed_as_it_was_computed(checkpointing: bool) -> None:
+    kind, config, size = SMALL["unet"]
+    with torch.device("meta"):
+        network: Any = kind(**config).requires_grad_(False)
+    add_caption_branch(network, 7, kind="safe")
+    branch = list(caption_branch(network).values())
+    for parameter in branch:
+        parameter.requires_grad_(True)
+    set_checkpointing(network, checkpointing, partial(AsOnGpu, torch.bfloat16))
+    arguments = network_arguments(network, size, 2, 64, torch.float32, 14)
+    step = measure_step(forward_of(network, arguments), branch, torch.bfloat16)
+    assert step.flops > 0
 
 
 def test_operations_are_torchs_own_count() -> None:

@@ -23,6 +23,8 @@ diffusers thereby carry it through every branch of their guidance without knowin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any, Literal, TypeAlias
 
@@ -116,6 +118,10 @@ class SafeCrossAttention(CaptionBranchAttention):
     begins as P to ``8 P Phi(8 P)``, its others are drawn and not listened to.
     """
 
+    # What the recomputation of the fusion happens in. Torch brings autocast back by itself, but not
+    # on the device without numbers that mode=plan measures on.
+    recomputed_in: Callable[[], AbstractContextManager[Any]] = nullcontext
+
     def __init__(self, attention: Any, text_tokens: int) -> None:
         """For a diffusers ``Attention``; its texts are ``text_tokens`` long."""
         super().__init__(attention, text_tokens)
@@ -155,7 +161,13 @@ class SafeCrossAttention(CaptionBranchAttention):
         """
         if not torch.is_grad_enabled():
             return self._fuse(rows)
-        fused: Tensor = checkpoint(self._fuse, rows, use_reentrant=False, preserve_rng_state=False)
+        fused: Tensor = checkpoint(
+            self._fuse,
+            rows,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), self.recomputed_in()),
+        )
         return fused
 
     def _fuse(self, rows: Tensor) -> Tensor:

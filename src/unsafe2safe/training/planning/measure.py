@@ -23,6 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from unsafe2safe.editors.branch_attention import SafeCrossAttention
+
 # What torch.autocast computes in half and in full precision on CUDA, of what these networks do.
 _IN_HALF = frozenset(
     {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "matmul", "__matmul__", "bmm"}
@@ -163,6 +165,9 @@ def set_checkpointing(
     """Turn gradient checkpointing of a diffusers model on or off; ``mode`` opens what the forward
     pass is measured in, for the recomputation too."""
     model: Any = network
+    for module in model.modules():
+        if isinstance(module, SafeCrossAttention):
+            module.recomputed_in = mode
     if not on:
         model.disable_gradient_checkpointing()
         return
