@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -136,6 +136,36 @@ class BaseWeights:
         except (OSError, ValueError) as error:
             raise self._unusable(error) from None
         return config
+
+    def empty_part(self, part: str) -> torch.nn.Module:
+        """The model of one part on the meta device, by its config: its layers without weights.
+
+        Raises:
+            UsageError: there is none, or none of diffusers or transformers.
+        """
+        import diffusers
+        import transformers
+
+        found: Sequence[Any] = self.index().get(part) or ("", "")
+        library, name = found
+        if library == "diffusers":
+            kind = getattr(diffusers, name)
+            config = self.component_config(kind, part)
+            with torch.device("meta"):
+                return cast(torch.nn.Module, kind.from_config(config))
+        if library != "transformers":
+            raise UsageError(f"{self.key}={self.told} has no {part} that can be trained")
+        try:
+            config = transformers.AutoConfig.from_pretrained(
+                self.location,
+                subfolder=part,
+                revision=self.revision,
+                local_files_only=self.is_folder,
+            )
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from None
+        with torch.device("meta"):
+            return cast(torch.nn.Module, getattr(transformers, name)(config))
 
     def load_quantized(
         self, pipeline_class: Any, quantize: Quantize, denoiser: str, **settings: Any

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ItemError, UsageError
 from unsafe2safe.editors.base import Editor, EditRequest, Pixels
-from unsafe2safe.editors.lora_targets import PATTERN
+from unsafe2safe.editors.lora_targets import PATTERN, names_for_peft, targets_key
 from unsafe2safe.editors.quantization import Quantize, check_quantize, unpacked
 
 if TYPE_CHECKING:
@@ -141,6 +141,25 @@ class TrainableEditor(Editor):
                 "quantized"
             )
         check_quantize(self.quantize, self.trainable, self.use_dora)
+
+    def check_targets(self) -> None:
+        """Whether the base has what the LoRA shall be on, by its configurations alone.
+
+        Raises:
+            UsageError: a target matches no layer, or there is no such base.
+        """
+        if self.trainable == "lora":
+            for part, targets in self.lora_targets().items():
+                model = self.empty_part(part)
+                names_for_peft(model, targets, targets_key(part), self.never_learning(model))
+
+    @abstractmethod
+    def empty_part(self, part: str) -> nn.Module:
+        """The model of one of ``parts`` on the meta device: its layers without weights.
+
+        Raises:
+            UsageError: there is no such base.
+        """
 
     @abstractmethod
     def load_base(self, without: Collection[str] = ()) -> Any:

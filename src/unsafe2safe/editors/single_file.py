@@ -77,6 +77,10 @@ class SingleFile:
             config = {**config, "in_channels": self._channels}
         return config
 
+    def empty_part(self, part: str) -> torch.nn.Module:
+        """As :meth:`BaseWeights.empty_part`, of the layout."""
+        return self.layout.empty_part(part)
+
     def number(self, name: str) -> float | None:
         """The number called ``name`` in the file, where it is there."""
         with self._opened() as file:

@@ -7,7 +7,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.base_weights import BaseWeights, drop_weights
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
-from unsafe2safe.editors.lora_targets import is_target, target_modules
+from unsafe2safe.editors.lora_targets import is_target
 from unsafe2safe.editors.single_file import SingleFile
 
 _log = logging.getLogger(__name__)
@@ -182,11 +182,15 @@ class StableDiffusionEditor(InstructPix2PixEditor):
                 f"editor.weights={self.weights} has no input channels for the source image; the "
                 "new ones begin at zero and must be trained: add conv_in to editor.targets"
             )
-        if lora:
-            from diffusers import UNet2DConditionModel
+        self.check_targets()
 
-            with torch.device("meta"):
-                target_modules(UNet2DConditionModel.from_config(self._unet_config), self.targets)
+    def empty_part(self, part: str) -> nn.Module:
+        if part != "unet":
+            return self._base.empty_part(part)
+        from diffusers import UNet2DConditionModel
+
+        with torch.device("meta"):
+            return cast(nn.Module, UNet2DConditionModel.from_config(self._unet_config))
 
 
 @torch.no_grad()

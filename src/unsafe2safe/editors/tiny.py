@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ConfigError, UsageError
 from unsafe2safe.editors.base_weights import BaseWeights, drop_weights, files_digest
 from unsafe2safe.editors.caption_branch import BRANCH_FILE
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
-from unsafe2safe.editors.tiny_model import build_pipeline
+from unsafe2safe.editors.tiny_model import build_pipeline, empty_part
 
 _PACKAGED = "tiny"  # in unsafe2safe.assets
 
@@ -79,6 +80,11 @@ class TinyEditor(InstructPix2PixEditor):
                 getattr(pipeline, part).requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def empty_part(self, part: str) -> nn.Module:
+        if self.init_seed is not None:
+            return empty_part(part)
+        return BaseWeights.of(str(self._weights_folder()), None).empty_part(part)
 
     def weights_content(self) -> Mapping[str, str]:
         if self.init_seed is not None:

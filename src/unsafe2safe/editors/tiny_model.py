@@ -49,6 +49,13 @@ def build_pipeline(init_seed: int, prediction_type: PredictionType) -> Any:
     )
 
 
+def empty_part(part: str) -> nn.Module:
+    """The model of a part that can be trained, ``unet`` or ``text_encoder``, on the meta device."""
+    with torch.device("meta"):
+        model: nn.Module = _unet() if part == "unet" else _text_encoder(build_tokenizer())
+    return model
+
+
 def _scheduler(prediction_type: PredictionType) -> Any:
     from diffusers import DDIMScheduler
 

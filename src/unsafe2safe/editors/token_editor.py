@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ConfigError, UsageError
@@ -127,6 +127,9 @@ class TokenEditor(TrainableEditor):
     @cached_property
     def _base(self) -> BaseWeights:
         return BaseWeights.of(self.weights, self.revision)
+
+    def empty_part(self, part: str) -> nn.Module:
+        return self._base.empty_part(part)
 
     def load_base(self, without: Collection[str] = ()) -> Any:
         """A new pipeline of ``weights`` without adapter, in eval mode.

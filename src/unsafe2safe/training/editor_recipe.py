@@ -129,6 +129,8 @@ class EditorRecipe(Recipe):
             raise UsageError(f"{needs} needs masks: pairs={config.pairs} has no column of them")
         if config.mode == "run" and (cache := _cache(config)) is not None:
             cache.check()
+        if config.mode == "run":
+            editor.check_targets()
         return data
 
     def _read(self, config: Train, folder: Path | None, own: Path | None = None) -> PairDataset:

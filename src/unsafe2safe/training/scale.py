@@ -42,16 +42,21 @@ def training_device(settings: Trainer, ranks: Ranks) -> torch.device:
 
 
 def check_devices(settings: Trainer) -> None:
-    """Refuse more devices than there are.
+    """Refuse more devices than there are, and an accelerator that is not there.
 
     Raises:
         UsageError: says how many there are.
     """
-    if device_type(settings) == "cuda" and settings.devices > torch.cuda.device_count():
+    kind = device_type(settings)
+    if kind == "cuda" and settings.devices > torch.cuda.device_count():
         raise UsageError(
             f"trainer.devices={settings.devices}: this machine shows "
             f"{torch.cuda.device_count()} CUDA devices"
         )
+    if settings.accelerator == "gpu" and kind == "cpu":
+        raise UsageError("trainer.accelerator=gpu: torch sees no GPU on this machine")
+    if settings.accelerator == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("trainer.accelerator=mps: torch sees none on this machine")
 
 
 def checked_scale(config: Train, recipe: Recipe) -> Train:

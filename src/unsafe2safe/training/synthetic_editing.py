@@ -43,6 +43,7 @@ class SyntheticEditing(VariantRecipe):
         editor = _editor(config)
         if editor.captions == "combined":
             raise UsageError("editor.captions=combined: edits of scenes have no combined caption")
+        editor.check_targets()
         return f"{editor.name}-{editor.trainable}-{self.world}"
 
     def content(self, config: Train, inputs: Mapping[str, Path]) -> Mapping[str, str]:  # noqa: ARG002
