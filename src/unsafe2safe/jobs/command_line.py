@@ -9,6 +9,7 @@ signal does not wait for the jobs behind it.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -23,11 +24,20 @@ from unsafe2safe.core.errors import Unsafe2SafeError
 from unsafe2safe.core.records import ExitStatus, RunResult
 from unsafe2safe.jobs.multirun import finished_jobs, set_up_process, show
 
+# They warn of torchao's own imports at every start, wherever it is installed, used or not.
+_WARN_OF_IMPORTS = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 _INTERRUPTED = "interrupted; the same command goes on from here"
+
+
+def quiet_imports() -> None:
+    """Before heavy libraries are imported: what they say of each other's imports is not shown."""
+    for name in _WARN_OF_IMPORTS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def run_job(script: str, config: DictConfig) -> RunResult:
     """Check one composed configuration and run the script's job on it; never raises."""
+    quiet_imports()
     try:
         checked = check_config(script, config)
         job = importlib.import_module(f"unsafe2safe.jobs.{script}")

@@ -12,12 +12,14 @@ from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import Unsafe2SafeError
 from unsafe2safe.core.records import ExitStatus
 from unsafe2safe.engines.processes import end_with_parent
+from unsafe2safe.jobs.command_line import quiet_imports
 
 
 def main() -> None:
     """Read configuration and place from standard input, train, exit with a status."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    quiet_imports()
     given = json.loads(end_with_parent())
     status = _status(Train.model_validate(given["config"]), given["ranks"])
     # _exit: the thread that watches the parent sits in a read that an orderly exit waits for
