@@ -14,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from training.fake_cache import Contents, FakePairs, FakeTask, FakeText, open_cache, tiny
+from training.fake_cache import Contents, FakePairs, FakeTask, open_cache, tiny
 
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.editors.text_embedding import TextEmbedding
 from unsafe2safe.training.cache.content import keys_of
 from unsafe2safe.training.cache.rows import batch_of, first_row
 from unsafe2safe.training.task import PairBatch
@@ -181,25 +182,25 @@ def test_a_cache_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Nested:
-    tokens: FakeText
-    mask: Tensor
-    nothing: FakeText | None = None
+    tokens: TextEmbedding
+    size: Tensor | None = None
+    nothing: TextEmbedding | None = None
 
 
-def test_rows_of_unequal_length_are_padded_and_what_is_none_stays_none() -> None:
+def test_texts_of_unequal_length_are_filled_up_and_say_so_and_what_is_none_stays_none() -> None:
     rows = [
-        first_row(Nested(FakeText(torch.ones(1, n, 2), torch.ones(1, 3)), torch.ones(1, n)))
+        first_row(Nested(TextEmbedding(torch.ones(1, n, 2), torch.ones(1, 3)), torch.ones(1, 2)))
         for n in (2, 4)
     ]
-    assert set(rows[0]) == {"tokens.tokens", "tokens.pooled", "mask"}
+    assert set(rows[0]) == {"tokens.tokens", "tokens.pooled", "size"}
     both = batch_of(Nested, rows)
     assert both.tokens.tokens[:, :, 0].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
-    assert both.mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    assert both.tokens.valid.tolist() == [[True, True, False, False], [True] * 4]
     assert both.tokens.pooled is not None
     assert both.tokens.pooled.shape == (2, 3)
     assert both.nothing is None
     with pytest.raises(ValueError, match="some samples of a batch have"):
-        batch_of(Nested, [rows[0], {k: v for k, v in rows[1].items() if k != "mask"}])
+        batch_of(Nested, [rows[0], {k: v for k, v in rows[1].items() if k != "size"}])
 
 
 def test_a_key_follows_what_the_editor_sees_and_reads() -> None:

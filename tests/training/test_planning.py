@@ -18,7 +18,7 @@ from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.tiny import TinyEditor
 from unsafe2safe.jobs.common import plain
 from unsafe2safe.jobs.plan_training import settings_of
-from unsafe2safe.jobs.train import _NEVER_CHANGES_RESULT, run
+from unsafe2safe.jobs.train import NEVER_CHANGES_RESULT, run
 from unsafe2safe.training.planning.advice import advise
 from unsafe2safe.training.planning.estimate import GIB, Planner, Settings, check_settings
 from unsafe2safe.training.planning.gpus import Gpu
@@ -200,7 +200,7 @@ def test_what_does_not_go_together_is_refused() -> None:
 
 def test_what_a_plan_assumes_does_not_change_a_training() -> None:
     keys = [
-        result_keys(plain(load("train", [override])), _NEVER_CHANGES_RESULT)
+        result_keys(plain(load("train", [override])), NEVER_CHANGES_RESULT)
         for override in ("plan.weights=fp32", "plan.weights=nf4")
     ]
     assert keys[0] == keys[1]

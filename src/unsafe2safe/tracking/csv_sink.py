@@ -18,7 +18,7 @@ class CsvSink(Sink):
 
     ``columns`` (after ``step``) are fixed when the file is opened. Tables go to
     ``tables/<key>.csv`` beside it; pictures and texts are not for CSV and are left out, and so are
-    metrics of a group (``validation/privacy``), which lie in a table as well.
+    metrics of a group (``validation/privacy``) without a column, which lie in a table as well.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], keep_until: int) -> None:
@@ -34,10 +34,11 @@ class CsvSink(Sink):
         Raises:
             KeyError: a value has no column.
         """
-        values = {name: value for name, value in values.items() if "/" not in name}
+        known = set(self._columns)
+        values = {name: value for name, value in values.items() if name in known or "/" not in name}
         if not values:
             return
-        unknown = set(values) - set(self._columns)
+        unknown = set(values) - known
         if unknown:
             raise KeyError(f"{self.path.name} has no column {min(unknown)!r}")
         cells = [repr(values[name]) if name in values else "" for name in self._columns]
