@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pytest
 from conftest import run_script
 from miniatures import write_miniature_coco
 
@@ -15,6 +16,7 @@ def only(folder):
     return found
 
 
+@pytest.mark.slow
 def test_three_commands_chain_by_themselves_and_resume(tmp_path):
     images = write_miniature_coco(tmp_path / "data" / "coco")
     env = {"U2S_DATA": "data"}

@@ -54,6 +54,7 @@ def test_a_merge_names_the_units_and_shards_that_are_missing(tmp_path):
     assert len(merged.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_processes_on_one_machine_write_the_bytes_of_one_process(tmp_path, quiet):
     finished = generate(tmp_path, *SMALL, "engine.devices=2")
     assert finished.status == 3, finished.said
@@ -61,6 +62,7 @@ def test_processes_on_one_machine_write_the_bytes_of_one_process(tmp_path, quiet
     assert stored(tmp_path) == stored(quiet)
 
 
+@pytest.mark.slow
 def test_processes_find_a_complete_run_complete_and_clear_what_a_kill_left(tmp_path):
     """The first one fails on single items: that is the run's status, not the shards'."""
     first = generate(tmp_path, *SMALL, "engine.devices=2")

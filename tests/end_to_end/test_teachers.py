@@ -84,6 +84,7 @@ def holders_of_the_secret(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_flowedit_makes_a_pair_and_its_private_caption_stays_private(root: Path) -> None:
     finished = run_script("anonymize", *command(root, "safe", *flowedit(root)), cwd=root)
     assert finished.status == 0, finished.said

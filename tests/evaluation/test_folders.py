@@ -42,6 +42,7 @@ def folders(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_folders_of_any_tool_are_measured_and_nothing_of_them_is_shown(folders):
     done = evaluate(folders)
     assert done.status == 0, done.said

@@ -64,6 +64,7 @@ def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, sweep(base, folder, "logger=wandb")
 
 
+@pytest.mark.slow
 def test_each_trial_is_a_run_of_its_own_with_the_values_it_was_given(finished) -> None:
     folder, result = finished
     assert result.status is ExitStatus.DONE

@@ -114,6 +114,7 @@ def edited(editor: TinyEditor, caption: str = "a beach") -> np.ndarray:
     return editor.run(editor.load_pipeline(), [fixed_picture(64)], ["red hair"], [3], 0, [caption])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])],
@@ -194,6 +195,7 @@ def test_with_blank_training_sees_nothing_of_what_is_masked() -> None:
         blind.prepare(batch(masked=False))
 
 
+@pytest.mark.slow
 def test_an_adapter_is_bound_to_the_source_it_was_trained_on(tmp_path: Path) -> None:
     task = trained(build_task(source="blank"), 1)
     task.export(tmp_path / "adapter")

@@ -14,6 +14,7 @@ from tests.training.test_editor_options import batch, build_task, losses, tiny, 
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.training.editor_task import InstructPix2PixTask
 from unsafe2safe.training.export import fixed_picture
+from unsafe2safe.training.export_merged import check_mergeable, export_merged
 from unsafe2safe.training.gradient_check import check_gradients
 
 LAYERS = ("q_proj", "v_proj", "fc1")
@@ -21,7 +22,7 @@ LAYERS = ("q_proj", "v_proj", "fc1")
 
 @pytest.fixture(scope="module")
 def task() -> InstructPix2PixTask:
-    return trained(build_task(text_encoder_targets=LAYERS))
+    return trained(build_task(text_encoder_targets=LAYERS, dropout=0.1))
 
 
 def test_only_the_updates_of_both_networks_learn() -> None:
@@ -33,8 +34,7 @@ def test_only_the_updates_of_both_networks_learn() -> None:
     )
 
 
-@pytest.mark.parametrize("branch", ["none", "gated"])
-@pytest.mark.parametrize("text_dropout", [0.0, 1.0])
+@pytest.mark.parametrize(("branch", "text_dropout"), [("none", 0.0), ("gated", 1.0)])
 def test_before_the_first_step_the_losses_are_those_of_a_frozen_text_encoder(
     branch: str, text_dropout: float
 ) -> None:
@@ -81,3 +81,17 @@ def test_the_base_of_the_text_encoder_stays(task: InstructPix2PixTask) -> None:
 def test_a_layer_that_is_not_there_is_told_by_its_key() -> None:
     with pytest.raises(UsageError, match=r"editor.text_encoder_targets: 'mlp.fc9' matches no"):
         build_task(text_encoder_targets=("mlp.fc9",))
+
+
+def test_what_the_words_learnt_is_fused_with_the_rest_and_never_left_out(
+    task: InstructPix2PixTask, tmp_path: Path
+) -> None:
+    task.export(tmp_path / "adapter")
+    editor = tiny(text_encoder_targets=LAYERS, adapter=tmp_path / "adapter")
+    export_merged(editor, tmp_path / "merged", True, None)  # proves that it edits alike
+    merged = type(task.pipeline).from_pretrained(tmp_path / "merged", local_files_only=True)
+    inputs = ([fixed_picture(64)], ["red hair"], [3])
+    difference = np.abs(tiny().run(merged, *inputs) - editor.run(editor.load_pipeline(), *inputs))
+    assert difference.max() <= 1e-4
+    with pytest.raises(UsageError, match="leaves out what the text encoder has learnt"):
+        check_mergeable(editor, "denoiser")

@@ -85,6 +85,7 @@ def task(autoencoder: Path) -> TinyBaseTask:
     return make_task(autoencoder)
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_and_started_again_it_ends_with_the_same_bytes(
     finished: Path, autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def request(text: str = "give the person red hair") -> EditRequest:
     return EditRequest(picture, np.zeros((64, 64), np.float32), (), "a person", text, seed=5)
 
 
+@pytest.mark.slow
 def test_training_all_weights_lowers_the_loss_below_0_7_of_its_beginning(
     world: World, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_the_adapter_loads_through_plain_diffusers_and_edits_alike(lora_run: Pat
     assert np.abs(edited - before).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_alpha_survives_the_export(world: World, tmp_path: Path) -> None:
     # the job itself compares a reloaded pipeline; alpha / rank = 4 would differ if it were lost
     train(world, tmp_path / "run", *SHORT, "editor.alpha=32", "trainer.gradient_check=false")
@@ -219,6 +221,7 @@ def reopen(output: Path) -> None:
     (output / "run.json").write_text(json.dumps(state))
 
 
+@pytest.mark.slow
 def test_killed_after_the_last_step_it_only_exports_again(
     world: World, lora_run: Path, tmp_path: Path
 ) -> None:
@@ -232,6 +235,7 @@ def test_killed_after_the_last_step_it_only_exports_again(
     assert not (tmp_path / "run/.adapter.partial").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(world: World, lora_run: Path, tmp_path: Path) -> None:
     shutil.copytree(lora_run, tmp_path / "run")
     reopen(tmp_path / "run")
@@ -280,6 +284,7 @@ def test_wrong_choices_get_one_clear_line(
         train(world, tmp_path / "run", *SHORT, override)
 
 
+@pytest.mark.slow
 def test_the_gradient_check_guards_a_run_unless_turned_off(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +301,7 @@ def test_the_gradient_check_guards_a_run_unless_turned_off(
     train(world, tmp_path / "run", *SHORT, "trainer.gradient_check=false")
 
 
+@pytest.mark.slow
 def test_v_prediction_trains_where_the_base_predicts_it(world: World, tmp_path: Path) -> None:
     choices = ["objective=v", "editor.prediction_type=v_prediction", "objective.snr_gamma=5"]
     assert train(world, tmp_path / "run", *SHORT, *choices).status is ExitStatus.DONE

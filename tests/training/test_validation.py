@@ -155,6 +155,7 @@ def stopped_after(step: int, world: World, output: Path, patches: pytest.MonkeyP
             train(world, output)
 
 
+@pytest.mark.slow
 def test_killed_after_a_validation_that_no_checkpoint_knows_it_ends_with_the_same_bytes(
     world: World, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +310,7 @@ SCENE_RUN = [
 ]
 
 
+@pytest.mark.slow
 def test_scenes_are_measured_by_their_truth(tmp_path: Path) -> None:
     paths = [f"output_dir={tmp_path / 'run'}", f"paths.private={tmp_path / 'private'}"]
     assert run(load("train", [*SCENE_RUN, *paths])).status is ExitStatus.DONE  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ def check_export(config: Train, recipe: Recipe) -> None:
             f"export.merge and export.push_to_hub are for adapters; task={recipe.name} has none"
         )
     if config.export.merge:
-        check_mergeable(trainable_editor(config))
+        check_mergeable(trainable_editor(config), config.export.merge)
     if config.export.push_to_hub is not None:
         check_login()
 

@@ -52,7 +52,8 @@ def export_adapter(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     name, denoiser = editor.parts[0], editor.denoiser(pipeline)
-    denoiser.eval()
+    for part in editor.lora_targets():
+        getattr(pipeline, part).eval()
     card = _card(editor, pipeline, base)
     card.write(temporary)
     weights = card.weights_folder(temporary)

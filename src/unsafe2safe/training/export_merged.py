@@ -35,8 +35,8 @@ class Merged:
     difference: float
 
 
-def check_mergeable(editor: TrainableEditor) -> None:
-    """Refuse what plain diffusers cannot hold.
+def check_mergeable(editor: TrainableEditor, merge: bool | Literal["denoiser"] = True) -> None:
+    """Refuse what plain diffusers cannot hold, or one part of a pipeline alone.
 
     Raises:
         UsageError: says what, before any weight is loaded.
@@ -46,6 +46,11 @@ def check_mergeable(editor: TrainableEditor) -> None:
         raise UsageError(
             f"export.merge: editor.caption_branch={branch} is an attention that plain diffusers "
             "does not know; its adapter cannot be merged"
+        )
+    if merge == "denoiser" and editor.trainable == "lora" and len(editor.lora_targets()) > 1:
+        raise UsageError(
+            "export.merge=denoiser leaves out what the text encoder has learnt "
+            "(editor.text_encoder_targets); use export.merge=true"
         )
 
 
@@ -129,7 +134,7 @@ def _fuse(editor: TrainableEditor, pipeline: Any, trained: NDArray[np.float32]) 
     pipeline.disable_lora()
     untrained = _edit(editor, pipeline)
     pipeline.enable_lora()
-    pipeline.fuse_lora(components=[editor.parts[0]], safe_fusing=True)
+    pipeline.fuse_lora(components=list(editor.lora_targets()), safe_fusing=True)
     pipeline.unload_lora_weights()
     fused = _edit(editor, pipeline)
     effect, error = (float(np.abs(x - trained).mean()) for x in (untrained, fused))
