@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -32,11 +33,10 @@ def build_pipeline(init_seed: int, prediction_type: PredictionType) -> Any:
     from diffusers import StableDiffusionInstructPix2PixPipeline
 
     tokenizer = build_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(init_seed)
+    with torch.random.fork_rng(devices=[]):  # what they begin with is replaced
         vae, unet, text_encoder = build_autoencoder(), _unet(), _text_encoder(tokenizer)
-        normalize_latents(vae, structured_images(32, SIDE, init_seed))
-        fix_posterior(vae)
+    for module, weights in zip((vae, unet, text_encoder), _drawn(init_seed), strict=True):
+        module.load_state_dict(weights)
     return StableDiffusionInstructPix2PixPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -47,6 +47,18 @@ def build_pipeline(init_seed: int, prediction_type: PredictionType) -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+@lru_cache(maxsize=2)
+def _drawn(init_seed: int) -> tuple[dict[str, Tensor], ...]:
+    """Weights of the three parts. To bring the latents to scale takes seconds, and a training with
+    its export builds the pipeline twice and more."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(init_seed)
+        parts = build_autoencoder(), _unet(), _text_encoder(build_tokenizer())
+        normalize_latents(parts[0], structured_images(32, SIDE, init_seed))
+        fix_posterior(parts[0])
+    return tuple(part.state_dict() for part in parts)
 
 
 def empty_part(part: str) -> nn.Module:
