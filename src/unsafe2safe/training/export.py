@@ -95,6 +95,8 @@ def _save_lora(pipeline: Any, parts: Iterable[str], folder: Path) -> None:
             # Equal runs give equal bytes: sets have another order in each process, and so has
             # metadata of more than one key (diffusers' own writer adds a second).
             settings[f"{part}.{key}"] = sorted(value) if isinstance(value, set) else value
+        # Diffusers would drop out in edits too: it loads new layers in training mode.
+        settings[f"{part}.lora_dropout"] = 0.0
         # The raw form: the one converted to diffusers' names loads wrongly once conv_in is a target
         layers[f"{part}_lora_layers"] = get_peft_model_state_dict(module)
     metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True)}
