@@ -35,6 +35,7 @@ SETTINGS = (
 )
 ALONE = ("trainer.batch_size=4",)
 TWO = ("trainer.batch_size=2", "trainer.devices=2")
+UNSEEN = ("validation.every=null",)
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +74,17 @@ def kept_steps(output: Path) -> set[int]:
     return {found["best"], *found["pareto"]}
 
 
-def the_same(output: Path, alone: Path) -> None:
+def the_same_training(output: Path, alone: Path) -> None:
     assert losses(output).keys() == losses(alone).keys() == set(range(1, STEPS + 1))
     for step, loss in losses(alone).items():
         assert losses(output)[step] == pytest.approx(loss, abs=1e-6), step
+    trained = weights(output)
+    for name, value in weights(alone).items():
+        assert (trained[name] - value).abs().max() <= 1e-5, name
+
+
+def the_same(output: Path, alone: Path) -> None:
+    the_same_training(output, alone)
     validated, expected = read_results(output), read_results(alone)
     assert [result.step for result in validated] == [3, 6, 7]
     for ours, theirs in zip(validated, expected, strict=True):
@@ -90,9 +98,6 @@ def the_same(output: Path, alone: Path) -> None:
     assert {path.name for path in (output / "validated").iterdir()} == {
         f"step-{step:08d}" for step in kept_steps(output)
     }
-    trained = weights(output)
-    for name, value in weights(alone).items():
-        assert (trained[name] - value).abs().max() <= 1e-5, name
 
 
 def test_two_processes_killed_and_stopped_give_the_losses_and_weights_of_one(
@@ -123,11 +128,14 @@ def test_two_processes_killed_and_stopped_give_the_losses_and_weights_of_one(
     assert (read_run(output) or {})["status"] == "complete"
 
 
-def test_weights_shared_out_over_two_processes_give_them_too(
-    world: World, alone: Path, tmp_path: Path
-) -> None:
+def test_weights_shared_out_over_two_processes_give_them_too(world: World, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    ended = run_script(
+        "train", *world.overrides, *SETTINGS, *ALONE, *UNSEEN, f"output_dir={alone}", cwd=tmp_path
+    )
+    assert ended.status == 0, ended.said
     output = tmp_path / "run"
-    shared = (*TWO, "trainer.strategy=fsdp", "trainer.gradient_checkpointing=true")
+    shared = (*TWO, *UNSEEN, "trainer.strategy=fsdp", "trainer.gradient_checkpointing=true")
     call, checkpoints = command(world, output, *shared), output / "checkpoints"
     first = subprocess.Popen(
         [sys.executable, *call], cwd=tmp_path, stdout=subprocess.DEVNULL,
@@ -145,7 +153,7 @@ def test_weights_shared_out_over_two_processes_give_them_too(
     )
     assert last.returncode == 0, last.stdout + last.stderr
     assert "resuming after step 2" in last.stderr
-    the_same(output, alone)
+    the_same_training(output, alone)
     # and a checkpoint of it is one that any other number of processes goes on from
     ours, theirs = (
         torch.load(folder / "checkpoints" / f"step-{STEPS:08d}.ckpt", weights_only=True)
