@@ -16,7 +16,7 @@ def count(parameters: list[nn.Parameter]) -> int:
 
 
 def test_omini_trains_what_its_paper_counts() -> None:
-    """14.5 M at rank 4 (Tan et al. 2024, table 1), with the single blocks' modulation and with the
+    """14.5 M at rank 4 (as Tan et al. 2024 tell), with the single blocks' modulation and with the
     layers that no loss depends on."""
     targets = omini().targets
     planned = planned_model(omini(rank=4, targets=(*targets, "norm.linear")), None, None)

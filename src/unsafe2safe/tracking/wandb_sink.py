@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ class WandbSink(Sink):
         self._wandb = wandb
         self._folder = folder
         delete_debug_logs(folder)
+        _wait_for_a_name(folder, run_id)
         settings = wandb.Settings(
             console="off",
             save_code=False,
@@ -63,6 +66,7 @@ class WandbSink(Sink):
             dir=str(folder.resolve()),
             mode="online" if online else "offline",
             resume="allow" if online else None,
+            reinit="create_new",  # never another's that is still open in this process
             config=dict(config),
             settings=settings,
         )
@@ -117,6 +121,13 @@ class WandbSink(Sink):
         """End the run and delete W&B's debug logs."""
         self._run.finish()
         delete_debug_logs(self._folder)
+
+
+def _wait_for_a_name(folder: Path, run_id: str) -> None:
+    """W&B names the folder of a start by the second: a start in the same one would take the folder
+    of the one before, and its rows be lost."""
+    while any((folder / _FOLDER).glob(f"*run-{datetime.now():%Y%m%d_%H%M%S}-{run_id}")):
+        time.sleep(0.05)
 
 
 def run_table(columns: list[str], rows: list[list[Any]]) -> Any:
