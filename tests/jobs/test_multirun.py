@@ -19,7 +19,7 @@ from unsafe2safe.jobs import multirun
 @pytest.mark.parametrize("script", ["train", "anonymize", "evaluate", "generate_triplets"])
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "submitit_slurm"])
 def test_every_script_takes_every_launcher(script: str, launcher: str) -> None:
-    load(script, [f"launcher={launcher}"])
+    assert load(script, [f"launcher={launcher}"]).mode == "run"
 
 
 @pytest.mark.parametrize("group", ["launcher", "hydra/launcher"])

@@ -23,6 +23,7 @@ from unsafe2safe.editors.token_editor import TokenEditor
 from unsafe2safe.jobs.train import run
 from unsafe2safe.training.cache.opening import is_wanted
 from unsafe2safe.training.editor_task import FineTuningTask
+from unsafe2safe.training.validation.results import read_results
 
 STEPS = ["trainer.max_steps=4", "trainer.batch_size=2", "trainer.gradient_check=false"]
 
@@ -210,3 +211,22 @@ def test_two_processes_make_one_cache_and_train_on_it_as_one_does(
         with safe_open(path, framework="pt") as file:
             keys += file.keys()
     assert len(keys) == len(set(keys))
+
+
+@pytest.mark.slow
+def test_validations_edit_on_a_cache_as_without_and_training_goes_on_alike(
+    kontext_base: Path, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path / "world", 6, regions=True)
+    validated = ["validation.every=2", "validation.share=0.4", "validation.samples=2"]
+    runs = []
+    for mode in ("on", "off"):
+        settings = [*on_kontext(kontext_base), "editor.steps=1", *STEPS, *validated]
+        runs.append(tmp_path / mode)
+        train(world, runs[-1], *settings, f"cache.mode={mode}")
+    cached, online = ([loss for _, loss, _ in losses(folder)] for folder in runs)
+    assert len(cached) == len(online) == 4
+    assert cached == pytest.approx(online, abs=1e-5)
+    for kept, fresh in zip(*map(read_results, runs), strict=True):
+        assert kept.step == fresh.step
+        assert kept.points[0].metrics == pytest.approx(fresh.points[0].metrics, abs=1e-3)

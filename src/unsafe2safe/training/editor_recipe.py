@@ -127,9 +127,9 @@ class EditorRecipe(Recipe):
         needs = "editor.source" if editor.hides_source else "task.mask_weight"
         if not data.has_masks and (editor.hides_source or self.mask_weight):
             raise UsageError(f"{needs} needs masks: pairs={config.pairs} has no column of them")
-        if config.mode == "run" and (cache := _cache(config)) is not None:
-            cache.check()
         if config.mode == "run":
+            if (cache := _cache(config)) is not None:
+                cache.check()
             editor.check_targets()
         return data
 
