@@ -117,7 +117,7 @@ def bare_loop(job: Job) -> Found:
         )
     schedule = DDPMScheduler.from_config(task.pipeline.scheduler.config)
     trained = list(task.trainable_parameters().values())
-    optimizer = torch.optim.AdamW(trained, lr=_RATE)
+    optimizer = torch.optim.AdamW(trained, lr=_RATE, fused=True)
     steps = []
     for rows in _batches(job):
         begin = time.perf_counter()

@@ -39,7 +39,13 @@ def test_the_default_is_torchs_adamw_with_the_trainers_rate_and_decay() -> None:
             optimizer.zero_grad()
             weight.pow(power).sum().backward()
             optimizer.step()
-    assert torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)  # fused sums in another order
+
+
+def test_under_16_mixed_it_is_not_fused_since_gradients_are_clipped_unscaled() -> None:
+    assert optimizer_factory(settings())([nn.Parameter(torch.ones(4))], 0.02, 0.3).defaults["fused"]
+    made = optimizer_factory(settings(), "16-mixed")([nn.Parameter(torch.ones(4))], 0.02, 0.3)
+    assert not made.defaults["fused"]
 
 
 @pytest.mark.parametrize(("name", "rate"), [("adamw", 0.1), ("adafactor", 0.1), ("prodigy", 1.0)])

@@ -118,7 +118,7 @@ def _purge(config: Train) -> RunResult:
 
 
 def _lead(config: Train, ranks: Ranks, call: Call) -> RunResult:
-    optimizer = optimizer_factory(config.optimizer)
+    optimizer = optimizer_factory(config.optimizer, config.trainer.precision)
     recipe = build(config.task, "task", Recipe)  # type: ignore[type-abstract]
     choice = recipe.choice(config)
     if config.validation.every is not None:
@@ -197,7 +197,7 @@ def follow(config: Train, ranks: Ranks) -> RunResult:
             silent,
             start.checkpoints,
             start.resume_from,
-            optimizer_factory(config.optimizer),
+            optimizer_factory(config.optimizer, config.trainer.precision),
             ranks,
             validation.callback(config, folder, start.checkpoints, silent, ranks)
             if validation is not None

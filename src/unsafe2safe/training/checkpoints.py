@@ -9,11 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 log = logging.getLogger("unsafe2safe")
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d{8})\.ckpt")
+
+
+class StreamedCheckpoints(TorchCheckpointIO):
+    """Writes to the file as it goes; Lightning's own builds the whole file in memory first, which
+    for full training is three times the weights. That no half file stays is the caller's work."""
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: Any,
+        storage_options: Any = None,  # noqa: ARG002 - the signature is Lightning's
+    ) -> None:
+        torch.save(checkpoint, path)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

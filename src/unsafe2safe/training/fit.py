@@ -24,6 +24,7 @@ from unsafe2safe.training.callbacks import (
     StopOnSignal,
     TrainingProgress,
 )
+from unsafe2safe.training.checkpoints import StreamedCheckpoints
 from unsafe2safe.training.module import TaskModule
 from unsafe2safe.training.network_options import as_configured
 from unsafe2safe.training.optimizers import OptimizerFactory
@@ -74,13 +75,16 @@ def fit(
         probe = _batches(data, _sampler(data, settings, seed, ranks))
         # AdamW probes, whatever trains: rates of 1, as Prodigy's, would blow it up
         callbacks.insert(0, GradientCheck(probe, min(settings.learning_rate, _PROBE_RATE)))
+    plugins: list[Any] = [StreamedCheckpoints()]
+    if ranks.world_size > 1:
+        plugins.append(RankEnvironment(ranks))
     with _quiet_lightning():
         trainer = pl.Trainer(
             accelerator=settings.accelerator,
             devices=ranks.devices,
             num_nodes=ranks.num_nodes,
             strategy=strategy_of(settings, ranks),
-            plugins=[] if ranks.world_size == 1 else [RankEnvironment(ranks)],
+            plugins=plugins,
             precision=resolve_precision(settings.precision, device_type(settings)),
             max_steps=settings.max_steps,
             accumulate_grad_batches=settings.accumulate,

@@ -11,19 +11,26 @@ from torch import nn
 from torch.optim import Optimizer
 
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.editors.precision import Precision
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter], float, float], Optimizer]
 
 
-def optimizer_factory(settings: Mapping[str, Any]) -> OptimizerFactory:
+def optimizer_factory(
+    settings: Mapping[str, Any], precision: Precision = "32-true"
+) -> OptimizerFactory:
     """From parameters, learning rate and weight decay to the optimizer that ``settings`` name.
 
-    Tried on one weight at once, so that a mistake is told before anything is loaded.
+    Under ``precision`` 16-mixed ``fused`` is turned off: a fused optimizer unscales the gradients
+    itself, too late for them to be clipped. Tried on one weight at once, so that a mistake is told
+    before anything is loaded.
 
     Raises:
         UsageError: its library is not installed, or it does not take these settings.
     """
     target = str(settings.get("_target_"))
+    if precision == "16-mixed" and "fused" in settings:
+        settings = {**settings, "fused": False}
     if not settings.get("_partial_"):
         raise UsageError(f"optimizer={target} is not _partial_: its parameters come later")
     try:
