@@ -186,7 +186,7 @@ def test_randomness_is_the_requests_seed_whatever_its_batch(
     editors: dict[str, FlowEditEditor], family: str
 ) -> None:
     editor = editors[family]
-    requests = [request(1), request(3, 7, 90, strength=1)]
+    requests = [request(1), request(3, 7, 90, text_guidance=1.5)]
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     together = editor.edit(requests)
@@ -210,10 +210,10 @@ def test_the_target_is_the_combined_caption_or_else_caption_and_instruction(
     assert SOURCE not in repr(joined)
 
 
-def test_a_further_attempt_begins_at_a_noisier_step() -> None:
+def test_stronger_text_guidance_begins_at_a_noisier_step() -> None:
     published = flowedit(weights="a/b", steps=50, n_max=33)
-    assert [published.begin_step(strength) for strength in range(4)] == [33, 42, 46, 48]
-    assert published.begin_step(9) == 50
+    assert [published.begin_step(times) for times in (1, 1.5, 2, 2.5)] == [33, 39, 42, 44]
+    assert published.begin_step(20) == 50
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])

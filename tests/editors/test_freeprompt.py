@@ -49,10 +49,12 @@ def freeprompt(folder: Path, **values: Any) -> FreePromptEditor:
     return build(config | small | values, "editor", FreePromptEditor)
 
 
-def request(seed: int, height: int = 41, width: int = 60, strength: int = 0) -> EditRequest:
+def request(
+    seed: int, height: int = 41, width: int = 60, text_guidance: float = 1.0
+) -> EditRequest:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     mask = np.zeros((height, width), np.float32)
-    return EditRequest(image, mask, (), TEXT, "blue hat", seed, strength)
+    return EditRequest(image, mask, (), TEXT, "blue hat", seed, text_guidance=text_guidance)
 
 
 class Maps:
@@ -154,7 +156,7 @@ def test_denoising_undoes_the_inversion_where_the_noise_does_not_depend_on_the_l
 
 
 def test_nothing_is_random_and_a_batch_changes_nothing(editor: FreePromptEditor) -> None:
-    requests = [request(1), request(3, 7, 90, strength=1)]
+    requests = [request(1), request(3, 7, 90, text_guidance=1.5)]
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     together = editor.edit(requests)
@@ -162,14 +164,14 @@ def test_nothing_is_random_and_a_batch_changes_nothing(editor: FreePromptEditor)
     assert [image.shape for image in together] == [r.image.shape for r in requests]
     for one, image in zip(requests, together, strict=True):
         assert np.array_equal(image, editor.edit([replace(one, seed=77)])[0])
-    stronger = editor.edit([replace(requests[0], strength=1)])[0]
+    stronger = editor.edit([replace(requests[0], text_guidance=1.5)])[0]
     assert not np.array_equal(stronger, together[0])
     assert not any(module._forward_hooks for module in editor.pipeline.unet.modules())
 
 
-def test_a_further_attempt_keeps_half_as_much_of_the_layout(folder: Path) -> None:
+def test_stronger_text_guidance_keeps_less_of_the_layout(folder: Path) -> None:
     published = freeprompt(folder, steps=50)
-    assert [published.replaced_steps(strength) for strength in range(4)] == [20, 10, 5, 2]
+    assert [published.replaced_steps(times) for times in (1, 1.5, 2, 2.5)] == [20, 13, 10, 8]
 
 
 def test_the_private_caption_is_read_only_when_asked_for(editor: FreePromptEditor) -> None:

@@ -35,7 +35,12 @@ def request(seed: int, height: int = 50, width: int = 70, **values: Any) -> Edit
 
 
 def test_edits_keep_order_size_and_type_and_their_own_noise(editor: FluxKontextEditor) -> None:
-    requests = [request(1), request(2, 33, 90, strength=1), request(3, 64, 64), request(4, 7, 9)]
+    requests = [
+        request(1),
+        request(2, 33, 90, text_guidance=1.5),
+        request(3, 64, 64),
+        request(4, 7, 9),
+    ]
     edited = editor.edit(requests)
     assert [image.shape for image in edited] == [r.image.shape for r in requests]
     assert all(image.dtype == np.uint8 for image in edited)
@@ -44,13 +49,13 @@ def test_edits_keep_order_size_and_type_and_their_own_noise(editor: FluxKontextE
         assert np.abs(alone.astype(int) - image.astype(int)).max() <= 1  # rounding to 8 bits
 
 
-def test_text_seed_and_strength_change_the_edit(editor: FluxKontextEditor) -> None:
+def test_text_seed_and_guidance_change_the_edit(editor: FluxKontextEditor) -> None:
     picture = [np.full((SIDE, SIDE, 3), 90, np.uint8)]
 
-    def edited(text: str = "red hair", seed: int = 1, strength: int = 0) -> np.ndarray:
-        return editor.run(editor.pipeline, picture, [text], [seed], strength)
+    def edited(text: str = "red hair", seed: int = 1, times: float = 1.0) -> np.ndarray:
+        return editor.run(editor.pipeline, picture, [text], [seed], times)
 
-    others = (edited(text="BLUE"), edited(seed=9), edited(strength=3))
+    others = (edited(text="BLUE"), edited(seed=9), edited(times=2.5))
     assert all(np.abs(other - edited()).max() > 1e-5 for other in others)
 
 

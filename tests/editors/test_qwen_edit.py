@@ -94,22 +94,26 @@ def test_edits_keep_order_size_and_their_own_noise(bases: dict[str, Path]) -> No
         assert np.abs(alone.astype(int) - image.astype(int)).max() <= 1  # rounding to 8 bits
 
 
-def test_source_text_seed_strength_and_references_change_the_edit(
+def test_source_text_seed_guidance_and_references_change_the_edit(
     bases: dict[str, Path], references: tuple[Path, ...]
 ) -> None:
     editor = qwen_edit(weights=str(bases["plus"]))
 
     def edited(
-        picture: int = 0, text: str = "red hair", seed: int = 1, strength: int = 0, by: Any = editor
+        picture: int = 0,
+        text: str = "red hair",
+        seed: int = 1,
+        times: float = 1.0,
+        by: Any = editor,
     ) -> np.ndarray:
-        return by.run(editor.pipeline, [pixels(picture)], [text], [seed], strength)
+        return by.run(editor.pipeline, [pixels(picture)], [text], [seed], times)
 
     other = qwen_edit(weights=str(bases["plus"]), references=references[:1])
     others = (
         edited(picture=5),
         edited(text="BLUE"),
         edited(seed=9),
-        edited(strength=3),
+        edited(times=2.5),
         edited(by=other),
     )
     assert all(np.abs(one - edited()).max() > 1e-5 for one in others)

@@ -30,21 +30,22 @@ def editor() -> TinyEditor:
     return tiny()
 
 
-def request(seed: int, height: int = 50, width: int = 70, strength: int = 0) -> EditRequest:
+def request(seed: int, height: int = 50, width: int = 70, guidance: float = 1.0) -> EditRequest:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     mask = np.zeros((height, width), np.float32)
-    return EditRequest(image, mask, (), "a person", "give the person red hair", seed, strength)
+    texts = "a person", "give the person red hair"
+    return EditRequest(image, mask, (), *texts, seed, text_guidance=guidance)
 
 
 def test_edits_keep_order_size_and_type(editor: TinyEditor) -> None:
-    requests = [request(1), request(2, 33, 90, strength=1), request(3, 64, 64), request(4, 7, 9)]
+    requests = [request(1), request(2, 33, 90, 1.5), request(3, 64, 64), request(4, 7, 9)]
     edited = editor.edit(requests)
     assert [image.shape for image in edited] == [r.image.shape for r in requests]
     assert all(image.dtype == np.uint8 for image in edited)
 
 
 def test_an_items_batch_does_not_change_its_noise(editor: TinyEditor) -> None:
-    requests = [request(seed, strength=seed % 2) for seed in range(3)]
+    requests = [request(seed, guidance=1 + seed % 2) for seed in range(3)]
     together = editor.edit(requests)
     for one, image in zip(requests, together, strict=True):
         alone = editor.edit([one])[0]
@@ -53,8 +54,8 @@ def test_an_items_batch_does_not_change_its_noise(editor: TinyEditor) -> None:
     assert np.abs(other_seed.astype(int) - together[0]).max() > 1
 
 
-def test_strength_and_text_change_the_edit(editor: TinyEditor) -> None:
-    plain, stronger = request(1), request(1, strength=2)
+def test_guidance_and_text_change_the_edit(editor: TinyEditor) -> None:
+    plain, stronger = request(1), request(1, guidance=2.0)
     other = EditRequest(**(vars(plain) | {"edit_instruction": "blue shirt"}))
     first, second, third = (editor.edit([r])[0].astype(int) for r in (plain, stronger, other))
     assert np.abs(first - second).max() > 0

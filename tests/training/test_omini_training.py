@@ -184,7 +184,7 @@ def test_train_py_writes_an_adapter_that_plain_diffusers_refuses(trained: Path, 
     assert "license_name: flux-1-dev-non-commercial-license" in told
 
 
-def test_edits_follow_source_text_seed_and_strength(trained: Path, base: Path) -> None:
+def test_edits_follow_source_text_seed_and_guidance(trained: Path, base: Path) -> None:
     editor = omini(weights=str(base), adapter=trained)
     other = np.ascontiguousarray(fixed_picture(SIDE)[::-1])
 
@@ -192,12 +192,12 @@ def test_edits_follow_source_text_seed_and_strength(trained: Path, base: Path) -
         picture: np.ndarray | None = None,
         text: str = "red hair",
         seed: int = 1,
-        strength: int = 0,
+        times: float = 1.0,
     ) -> np.ndarray:
         shown = fixed_picture(SIDE) if picture is None else picture
-        return editor.run(editor.pipeline, [shown], [text], [seed], strength)
+        return editor.run(editor.pipeline, [shown], [text], [seed], times)
 
-    others = (edited(other), edited(text="BLUE"), edited(seed=9), edited(strength=3))
+    others = (edited(other), edited(text="BLUE"), edited(seed=9), edited(times=2.5))
     assert all(np.abs(one - edited()).max() > 1e-5 for one in others)
     request = EditRequest(
         image=np.zeros((50, 70, 3), np.uint8),

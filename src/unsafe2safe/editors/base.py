@@ -28,10 +28,12 @@ class EditRequest:
     """One image to edit.
 
     ``image`` is (H, W, 3) uint8 RGB; ``mask`` is (H, W) float32 in [0, 1], 1 where something
-    sensitive is. ``seed`` is all the randomness the edit may use. ``strength`` counts the attempts
-    before this one: the greater, the more the editor should change. ``combined_caption`` is public
-    caption and instruction in one text; empty where the triplet has none. ``private_caption`` is
-    given to editors that declare to read it, and is not shown when a request is printed.
+    sensitive is. ``seed`` is all the randomness the edit may use. ``strength`` counts the
+    rungs that this editor has climbed on the image before: the greater, the more a redaction should
+    take away. ``text_guidance`` is how many times as strongly as its settings say an editor should
+    follow the text. ``combined_caption`` is public caption and instruction in one text; empty where
+    the triplet has none. ``private_caption`` is given to editors that declare to read it, and is
+    not shown when a request is printed.
     """
 
     image: Pixels
@@ -43,6 +45,7 @@ class EditRequest:
     strength: int = 0
     combined_caption: str = ""
     private_caption: str = field(default="", repr=False)
+    text_guidance: float = 1.0
 
     @property
     def target_caption(self) -> str:
@@ -65,6 +68,8 @@ class Editor(ABC):
 
     # Whether the editor may draw new faces; if not, no face at all may be found after it.
     draws_faces: ClassVar[bool] = True
+    # What rungs of the ladder change anything for it; masks with a margin grow for every editor.
+    answers_to: ClassVar[frozenset[str]] = frozenset({"seed", "guidance"})
     # Whether train.py can fine-tune it.
     trainable_by_us: ClassVar[bool] = False
     # Whether the text embedding depends on the source image (part of a cache key).
@@ -83,4 +88,5 @@ class Editor(ABC):
 
     @abstractmethod
     def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
-        """Edit a batch: one (H, W, 3) uint8 RGB image per request, each of its request's size."""
+        """Edit a batch: one (H, W, 3) uint8 RGB image per request, each of its request's size; an
+        empty array for one that could not be edited, where the others could."""

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# Each further attempt adds so much of the text guidance.
-STRENGTH_STEP = 0.5
-
 _SAMPLED_PER_TENSOR = 4096
 # Settings that have no part in what the encoders give, or that are part of the text, of the pixels
 # or of the weights, whose content counts.
@@ -187,17 +184,17 @@ class TrainableEditor(Editor):
         images: Sequence[Pixels],
         texts: Sequence[str],
         seeds: Sequence[int],
-        strength: int = 0,
+        text_guidance: float = 1.0,
         public_captions: Sequence[str] | None = None,
     ) -> NDArray[np.float32]:
         """Edit squares (R, R, 3) uint8 with ``pipeline``; gives (B, R, R, 3) in [0, 1]."""
 
     def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
-        """Edit each request; every further attempt follows its text half as strongly again."""
+        """Edit each request, its text followed ``text_guidance`` times as strongly as set."""
         edited: dict[int, Pixels] = {}
-        # A batch shares its guidance, so requests of unequal strength go separately.
-        for strength in sorted({request.strength for request in requests}):
-            chosen = [i for i, request in enumerate(requests) if request.strength == strength]
+        # A batch shares its guidance, so requests of unequal guidance go separately.
+        for guidance in sorted({request.text_guidance for request in requests}):
+            chosen = [i for i, r in enumerate(requests) if r.text_guidance == guidance]
             for start in range(0, len(chosen), self.batch_size):
                 batch = chosen[start : start + self.batch_size]
                 edited.update(zip(batch, self._edit(requests, batch), strict=True))
@@ -205,7 +202,7 @@ class TrainableEditor(Editor):
 
     @abstractmethod
     def _edit(self, requests: Sequence[EditRequest], batch: Sequence[int]) -> list[Pixels]:
-        """Edit those of ``requests``, all of one strength, whose places are in ``batch``."""
+        """Edit those of ``requests``, all of one guidance, whose places are in ``batch``."""
 
     def on(self, pipeline: Any) -> Self:
         """The same editor on ``pipeline``, which is loaded already and taken as it is."""

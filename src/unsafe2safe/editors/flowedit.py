@@ -122,17 +122,22 @@ class FlowEditEditor(PipelineEditor):
         model.check_side(self.longest_side)
         return model
 
-    def begin_step(self, strength: int) -> int:
-        """``n_max`` of an attempt: each further one takes half of the steps that were left out."""
-        return self.steps - ((self.steps - self.n_max) >> strength)
+    def begin_step(self, text_guidance: float) -> int:
+        """``n_max`` of an attempt: the steps that are left out, divided by ``text_guidance``."""
+        return self.steps - int((self.steps - self.n_max) / text_guidance)
 
     def edit_latents(
-        self, source: Tensor, source_text: str, target_text: str, seed: int, strength: int = 0
+        self,
+        source: Tensor,
+        source_text: str,
+        target_text: str,
+        seed: int,
+        text_guidance: float = 1.0,
     ) -> Tensor:
         """Edit scaled latents (1, C, h, w) float32; all noise comes from ``seed``."""
         model = self.model
         before = model.embed(source_text, self.source_guidance_scale)
-        after = model.embed(target_text, self.target_guidance_scale)
+        after = model.embed(target_text, self.target_guidance_scale * text_guidance)
         # On the CPU whatever the device, so that a seed means the same noise everywhere.
         generator = torch.Generator().manual_seed(seed)
         return flow_edit(
@@ -141,13 +146,15 @@ class FlowEditEditor(PipelineEditor):
             lambda latents, time: model.velocity(latents, after, time),
             model.times(self.steps, source).to(source.device),
             lambda: torch.randn(source.shape, generator=generator).to(source.device),
-            n_max=self.begin_step(strength),
+            n_max=self.begin_step(text_guidance),
             n_min=self.n_min,
             n_avg=self.n_avg,
         )
 
     def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
-        """Edit one request after the other; each further attempt begins at a noisier step.
+        """Edit one request after the other.
+
+        The more strongly it is to follow its text, the noisier the step it begins at.
 
         Raises:
             ValueError: a request holds no private caption.
@@ -165,7 +172,7 @@ class FlowEditEditor(PipelineEditor):
             request.private_caption,
             request.target_caption,
             request.seed,
-            request.strength,
+            request.text_guidance,
         )
         return restore(decode_latents(vae, edited), *request.image.shape[:2])
 

@@ -112,7 +112,7 @@ class Flux2KleinEditor(TokenEditor):
         images: Sequence[Pixels],
         texts: Sequence[str],
         seeds: Sequence[int],
-        strength: int = 0,
+        text_guidance: float = 1.0,
         public_captions: Sequence[str] | None = None,  # noqa: ARG002
     ) -> NDArray[np.float32]:
         edited = []
@@ -127,7 +127,7 @@ class Flux2KleinEditor(TokenEditor):
                     height=self.resolution,
                     width=self.resolution,
                     num_inference_steps=self.steps,
-                    guidance_scale=self.guidance(strength),
+                    guidance_scale=self.guidance(text_guidance),
                     generator=torch.Generator().manual_seed(seed),
                     max_sequence_length=self.text_tokens,
                     text_encoder_out_layers=self.text_layers,

@@ -137,7 +137,7 @@ class FluxKontextEditor(FluxEditor):
         images: Sequence[Pixels],
         texts: Sequence[str],
         seeds: Sequence[int],
-        strength: int = 0,
+        text_guidance: float = 1.0,
         public_captions: Sequence[str] | None = None,  # noqa: ARG002
     ) -> NDArray[np.float32]:
         # On the CPU whatever the device, so that a seed means the same noise everywhere.
@@ -153,7 +153,7 @@ class FluxKontextEditor(FluxEditor):
                 max_area=self.resolution**2,
                 _auto_resize=False,
                 num_inference_steps=self.steps,
-                guidance_scale=self.guidance(strength),
+                guidance_scale=self.guidance(text_guidance),
                 generator=generators,
                 output_type="np",
             ).images

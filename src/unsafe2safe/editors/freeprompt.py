@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -83,6 +83,8 @@ class FreePromptEditor(PipelineEditor):
         default="empty", description="Text under which the image is inverted."
     )
 
+    answers_to: ClassVar[frozenset[str]] = frozenset({"guidance"})  # it draws no noise
+
     @property
     def reads_private_caption(self) -> bool:
         return self.source_text == "private_caption"
@@ -100,9 +102,9 @@ class FreePromptEditor(PipelineEditor):
             "requires_safety_checker": False,
         }
 
-    def replaced_steps(self, strength: int) -> int:
-        """Steps with the source's self-attention; each further attempt has half as many."""
-        return int(self.steps * self.self_attention_replace / 2**strength)
+    def replaced_steps(self, text_guidance: float) -> int:
+        """Steps with the source's self-attention: the fewer, the more strongly the text counts."""
+        return int(self.steps * self.self_attention_replace / text_guidance)
 
     def invert(self, latents: Tensor, text: Tensor) -> dict[int, Tensor]:
         """DDIM inversion without guidance: the latents of each timestep, the noisiest last.
@@ -121,7 +123,7 @@ class FreePromptEditor(PipelineEditor):
         return found
 
     def edit_latents(
-        self, source: Tensor, source_text: str, target_text: str, strength: int = 0
+        self, source: Tensor, source_text: str, target_text: str, text_guidance: float = 1.0
     ) -> Tensor:
         """Edit scaled latents (1, C, h, w) float32."""
         from diffusers import DDIMScheduler
@@ -132,7 +134,7 @@ class FreePromptEditor(PipelineEditor):
         scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config, **_DDIM)
         scheduler.set_timesteps(self.steps)
         timesteps = scheduler.timesteps.tolist()
-        latents, replaced = inverted[timesteps[0]], self.replaced_steps(strength)
+        latents, replaced = inverted[timesteps[0]], self.replaced_steps(text_guidance)
         for index, timestep in enumerate(timesteps):
             if index < replaced:
                 rows = torch.cat([inverted[timestep], latents, latents])
@@ -141,7 +143,7 @@ class FreePromptEditor(PipelineEditor):
             else:
                 output = self._predict(torch.cat([latents, latents]), timestep, texts[1:])
             without, towards = output.chunk(2)
-            guided = without + self.guidance_scale * (towards - without)
+            guided = without + self.guidance_scale * text_guidance * (towards - without)
             latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
         return latents
 
@@ -153,7 +155,9 @@ class FreePromptEditor(PipelineEditor):
         return output.to(latents.dtype)
 
     def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
-        """Edit one request after the other; each further attempt keeps less of the layout.
+        """Edit one request after the other.
+
+        The more strongly it is to follow its text, the less it keeps of the layout.
 
         Raises:
             ValueError: a request holds no private caption, and ``source_text`` asks for it.
@@ -169,6 +173,6 @@ class FreePromptEditor(PipelineEditor):
             encode_image(vae, to_model([square(request.image, self.resolution)])),
             request.private_caption if self.reads_private_caption else "",
             request.public_caption,
-            request.strength,
+            request.text_guidance,
         )
         return restore(decode_latents(vae, edited), *request.image.shape[:2])

@@ -31,7 +31,7 @@ from unsafe2safe.editors.caption_branch import (
     load_caption_branch,
 )
 from unsafe2safe.editors.concealment import concealed, hidden_in_square
-from unsafe2safe.editors.fine_tuning import STRENGTH_STEP, TrainableEditor, weights_fingerprint
+from unsafe2safe.editors.fine_tuning import TrainableEditor, weights_fingerprint
 from unsafe2safe.editors.lora_loading import load_lora
 from unsafe2safe.editors.precision import resolve_precision
 from unsafe2safe.editors.text_embedding import TextEmbedding
@@ -330,7 +330,7 @@ class InstructPix2PixEditor(TrainableEditor):
         images: Sequence[Pixels],
         texts: Sequence[str],
         seeds: Sequence[int],
-        strength: int = 0,
+        text_guidance: float = 1.0,
         public_captions: Sequence[str] | None = None,
     ) -> NDArray[np.float32]:
         """Edit squares (R, R, 3) uint8 with ``pipeline``; gives (B, R, R, 3) in [0, 1].
@@ -354,7 +354,7 @@ class InstructPix2PixEditor(TrainableEditor):
                 **self.pipeline_call(text, self.no_text(pipeline, len(texts))),
                 image=source.to(pipeline.device, pipeline.unet.dtype),
                 num_inference_steps=self.steps,
-                guidance_scale=self.text_guidance_scale * (1.0 + STRENGTH_STEP * strength),
+                guidance_scale=self.text_guidance_scale * text_guidance,
                 image_guidance_scale=self.image_guidance_scale,
                 generator=generators,
                 output_type="latent" if apart else "np",
@@ -373,7 +373,7 @@ class InstructPix2PixEditor(TrainableEditor):
                 for r in chosen
             ],
             [request.seed for request in chosen],
-            chosen[0].strength,
+            chosen[0].text_guidance,
             [request.public_caption for request in chosen],
         )
         return [

@@ -138,13 +138,13 @@ class OminiEditor(FluxEditor):
         images: Sequence[Pixels],
         texts: Sequence[str],
         seeds: Sequence[int],
-        strength: int = 0,
+        text_guidance: float = 1.0,
         public_captions: Sequence[str] | None = None,  # noqa: ARG002
     ) -> NDArray[np.float32]:
         with torch.no_grad(), texts_unprinted(pipeline):
             text = self.encode_texts(pipeline, texts)
             source, _ = self.encode_images(pipeline, to_model(images))
-            guidance, shape = self.guidance(strength), source.shape[1:]
+            guidance, shape = self.guidance(text_guidance), source.shape[1:]
             latents = sample_latents(
                 pipeline.scheduler,
                 lambda noisy, times: self._velocity(

@@ -205,10 +205,10 @@ class QwenEditEditor(TokenEditor):
         images: Sequence[Pixels],
         texts: Sequence[str],
         seeds: Sequence[int],
-        strength: int = 0,
+        text_guidance: float = 1.0,
         public_captions: Sequence[str] | None = None,  # noqa: ARG002
     ) -> NDArray[np.float32]:
-        pictures, guidance = to_model(images), self.guidance(strength)
+        pictures, guidance = to_model(images), self.guidance(text_guidance)
         with torch.no_grad():
             text = self.encode_texts(pipeline, texts, pictures)
             no_text = None

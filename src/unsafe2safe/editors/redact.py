@@ -28,6 +28,7 @@ class RedactEditor(Editor):
     )
 
     draws_faces: ClassVar[bool] = False
+    answers_to: ClassVar[frozenset[str]] = frozenset({"margin"})  # with each it grows stronger
 
     def edit(self, requests: Sequence[EditRequest]) -> list[Pixels]:
         """Redact each request's mask; each further attempt is half as strong again."""

@@ -135,11 +135,11 @@ class SdxlIp2pEditor(StableDiffusionEditor):
         images: Sequence[Pixels],
         texts: Sequence[str],
         seeds: Sequence[int],
-        strength: int = 0,
+        text_guidance: float = 1.0,
         public_captions: Sequence[str] | None = None,
     ) -> NDArray[np.float32]:
         with _in_own_dtype(pipeline.unet):
-            return super().run(pipeline, images, texts, seeds, strength, public_captions)
+            return super().run(pipeline, images, texts, seeds, text_guidance, public_captions)
 
 
 @contextmanager

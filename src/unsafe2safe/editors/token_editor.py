@@ -23,7 +23,7 @@ from unsafe2safe.editors.adapter_card import AdapterCard, adapter_folder, check_
 from unsafe2safe.editors.attention import check_attention, set_attention
 from unsafe2safe.editors.base import EditRequest, Pixels
 from unsafe2safe.editors.base_weights import BaseWeights, first_line
-from unsafe2safe.editors.fine_tuning import STRENGTH_STEP, TrainableEditor, weights_fingerprint
+from unsafe2safe.editors.fine_tuning import TrainableEditor, weights_fingerprint
 from unsafe2safe.editors.instruct_pix2pix import restore, square
 from unsafe2safe.editors.lora_loading import load_lora
 from unsafe2safe.editors.pipeline_editor import checked_device
@@ -203,9 +203,9 @@ class TokenEditor(TrainableEditor):
     def base_dtype(self) -> str:
         return self.dtype
 
-    def guidance(self, strength: int) -> float:
-        """Every further attempt follows its text half as strongly again."""
-        return self.guidance_scale * (1.0 + STRENGTH_STEP * strength)
+    def guidance(self, text_guidance: float) -> float:
+        """The scale where the text is to be followed ``text_guidance`` times as strongly."""
+        return self.guidance_scale * text_guidance
 
     def _edit(self, requests: Sequence[EditRequest], batch: Sequence[int]) -> list[Pixels]:
         chosen = [requests[index] for index in batch]
@@ -217,7 +217,7 @@ class TokenEditor(TrainableEditor):
                 for r in chosen
             ],
             [request.seed for request in chosen],
-            chosen[0].strength,
+            chosen[0].text_guidance,
         )
         return [
             restore(image, *request.image.shape[:2])
