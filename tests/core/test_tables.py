@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,6 +27,7 @@ from unsafe2safe.core.tables import read_parts, read_records, write_records
 
 REGION = Region("a b.png", Box(1.5, 2, 3, 4), Category.FACE, 0.5, "centerface")
 CHECK = Check("outside_ssim", 0.9, 0.8, True)
+ATTEMPT = Attempt("redact", 0, 2**62, (CHECK,), "", "seed", "ab", 0.3, 1.5)
 ROWS = {
     Triplet: Triplet(
         "ä.png", PrivacyFlag.UNSAFE, TripletState.COMPLETE, "A photo.", "Change it.", None,
@@ -37,7 +39,7 @@ ROWS = {
     ),
     Outcome: Outcome(
         "a.png", OutcomeState.ANONYMIZED, "face", "a.png", "redact", "",
-        (Attempt("redact", 0, 2**62, (CHECK,)),), "aa", "bb", Provenance("redact"),
+        (ATTEMPT,), "aa", "bb", Provenance("redact"),
     ),
     Pair: Pair("a.png", "a.png", "published/a.png", "A.", "B.", (REGION,), (CHECK,), "A, B."),
 }  # fmt: skip
@@ -67,6 +69,20 @@ def test_pairs_from_before_there_were_combined_captions_are_read(tmp_path):
     pq.write_table(pq.read_table(path).drop_columns("regions"), path)
     with pytest.raises(UsageError, match="it has no column regions"):
         read_records(path, Pair)
+
+
+def test_attempts_from_before_there_was_a_ladder_are_read(tmp_path):
+    path = tmp_path / "part-000000.parquet"
+    write_records(path, Outcome, [ROWS[Outcome]])
+    table = pq.read_table(path)
+    rows = table["attempts"].to_pylist()
+    later = ("rung", "adapter", "margin", "text_guidance")
+    old = [[{k: v for k, v in a.items() if k not in later} for a in row] for row in rows]
+    place = table.schema.get_field_index("attempts")
+    pq.write_table(table.set_column(place, "attempts", pa.array(old)), path)
+    (outcome,) = read_records(path, Outcome)
+    bare = replace(ATTEMPT, rung="", adapter="", margin=None, text_guidance=None)
+    assert outcome == replace(ROWS[Outcome], attempts=(bare,))
 
 
 def test_a_damaged_part_is_named(tmp_path):

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unsafe2safe.anonymize.ladder import Step
 from unsafe2safe.core.config.schema import Anonymize
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.core.records import (
     Attempt,
+    Box,
     Category,
     ImageRecord,
     PrivacyFlag,
@@ -28,8 +30,6 @@ from unsafe2safe.vision.regions import grow_region, mask_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MARGIN_GROWTH = 0.5  # each further attempt grows the masks by half the margin again
-
 
 @dataclass(eq=False)
 class Candidate:
@@ -43,6 +43,9 @@ class Candidate:
     private_caption: str = field(default="", repr=False)  # only for editors that read it
     attempts: list[Attempt] = field(default_factory=list)
     edited: Pixels | None = None  # the last edit, for the quarantine
+    step: int = 0  # of the ladder, on which the next attempt is made
+    region_retries: int = 0  # attempts made again for regions that had been missed
+    _plates: dict[Box, list[str]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def image_id(self) -> str:
@@ -82,13 +85,18 @@ class Candidate:
         """Strings readable in the source; private, kept in memory only."""
         return tuple(line.text for line in self.perception.verify_text(self.image.pixels))
 
+    def source_plate(self, box: Box) -> list[str]:
+        """Strings readable in the source at a plate, read once; private, kept in memory only."""
+        if box not in self._plates:
+            self._plates[box] = self.perception.verify_plate(self.image.pixels, box)
+        return self._plates[box]
+
     def masked_regions(self, config: Anonymize) -> list[Region]:
         return [region for region in self.regions if region.category in config.mask_categories]
 
-    def mask(self, config: Anonymize, strength: int) -> Mask:
+    def mask(self, config: Anonymize, margin: float) -> Mask:
         """(H, W) float32 union of the masked regions, grown by the attempt's margin."""
         height, width = self.image.pixels.shape[:2]
-        margin = config.margin * (1.0 + _MARGIN_GROWTH * strength)
         boxes = [
             grow_region(region.category, region.box, margin, width, height)
             for region in self.masked_regions(config)
@@ -96,17 +104,18 @@ class Candidate:
         mask: Mask = mask_of(boxes, height, width)
         return mask
 
-    def request(self, config: Anonymize, strength: int) -> EditRequest:
+    def request(self, config: Anonymize, step: Step) -> EditRequest:
         return EditRequest(
             image=self.image.pixels,
-            mask=self.mask(config, strength),
+            mask=self.mask(config, step.margin),
             regions=tuple(self.masked_regions(config)),
             public_caption=self.triplet.public_caption,
             edit_instruction=self.triplet.edit_instruction,
-            seed=torch_seed(config.seed, self.image_id, strength, "edit"),
-            strength=strength,
+            seed=torch_seed(config.seed, self.image_id, step.draw, "edit"),
+            strength=step.strength,
             combined_caption=self.triplet.combined_caption or "",
-            private_caption=self.private_caption,
+            private_caption=self.private_caption if step.editor.reads_private_caption else "",
+            text_guidance=step.text_guidance,
         )
 
     def add_regions(self, regions: list[Region]) -> None:

@@ -1,69 +1,106 @@
-"""Edit, look again, retry stronger, publish or hold back."""
+"""Edit, look again, climb the ladder, publish or hold back."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from unsafe2safe.anonymize.candidate import Candidate
+from unsafe2safe.anonymize.ladder import Ladder, Step
 from unsafe2safe.anonymize.publish import EncodedImage, Publisher, to_png
-from unsafe2safe.anonymize.verify import Verdict, second_look, verify
+from unsafe2safe.anonymize.verify import Verdict, further_look, second_look, verify
+from unsafe2safe.anonymize.witnesses import Witnesses
 from unsafe2safe.core.config.schema import Anonymize
 from unsafe2safe.core.errors import ItemError, UsageError, describe_fault
 from unsafe2safe.core.files import KeyedHash, write_bytes
-from unsafe2safe.core.records import Attempt, Outcome, OutcomeState, Provenance, TripletState
+from unsafe2safe.core.records import (
+    Attempt,
+    Check,
+    Outcome,
+    OutcomeState,
+    Provenance,
+    TripletState,
+)
 from unsafe2safe.data.encode import ALGORITHMICALLY_ENHANCED, COMPOSITE_WITH_TRAINED_MODEL
-from unsafe2safe.editors.base import Editor, EditRequest, Pixels
+from unsafe2safe.editors.base import EditRequest, Pixels
 
 log = logging.getLogger("unsafe2safe")
+
+
+@dataclass(eq=False)
+class _Trial:
+    """One attempt at one candidate, until it is decided."""
+
+    candidate: Candidate
+    request: EditRequest
+    step: Step
+    encoded: EncodedImage | None = None
+    verdict: Verdict | None = None
+    further: tuple[Check, ...] = ()  # checks beyond the verdict's: truth, judge
+    fault: str = ""  # why there is nothing to judge
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return (*(self.verdict.checks if self.verdict else ()), *self.further)
+
+    @property
+    def passed(self) -> bool:
+        return (
+            self.encoded is not None
+            and self.verdict is not None
+            and not self.fault
+            and all(check.passed for check in self.checks)
+        )
+
+    @property
+    def reason(self) -> str:
+        failed = [check.name for check in self.checks if not check.passed]
+        return self.fault or ", ".join(failed)
 
 
 @dataclass(eq=False)
 class Loop:
     """The verification loop over one batch of candidates."""
 
-    editor: Editor
-    adapter: str  # fingerprint of the training run, "" without adapter
+    ladder: Ladder
     config: Anonymize
     publisher: Publisher
     inputs: KeyedHash
     quarantine: Path
+    witnesses: Witnesses = field(default_factory=Witnesses)
 
     def run(self, candidates: Sequence[Candidate]) -> dict[str, Outcome]:
-        """The outcome of each candidate, by ``image_id``; never raises for one of them."""
+        """The outcome of each candidate, by ``image_id``; never raises for one of them.
+
+        Raises:
+            UsageError: an editor or a judge cannot be used at all.
+        """
         outcomes: dict[str, Outcome] = {}
-        pending: list[Candidate] = []
+        steps = self.ladder.steps
         for candidate in candidates:
-            outcome = self._guarded(candidate, self._triage)
-            if outcome is None:
-                pending.append(candidate)
-            else:
+            outcome = self._guarded(candidate, partial(self._triage, candidate))
+            if outcome is not None:
                 outcomes[candidate.image_id] = outcome
-        for strength in range(self.config.verify.max_attempts):
-            edits = self._edit(pending, strength)
-            still_pending = []
-            for candidate, edited in zip(pending, edits, strict=True):
-                outcome = self._guarded(candidate, partial(self._judge, edited, strength))
-                if outcome is None:
-                    still_pending.append(candidate)
-                else:
-                    outcomes[candidate.image_id] = outcome
-            pending = still_pending
-        for candidate in pending:
-            outcomes[candidate.image_id] = self._hold_back(candidate)
+        for _ in range(self.config.verify.max_attempts):
+            pending = [c for c in candidates if c.image_id not in outcomes]
+            groups = [[c for c in pending if c.step == place] for place in range(len(steps))]
+            for group, step in zip(groups, steps, strict=True):
+                outcomes |= self._attempt(group, step)
+        for candidate in candidates:
+            if candidate.image_id not in outcomes:
+                fate = self._guarded(candidate, partial(self._hold_back, candidate))
+                outcomes |= {candidate.image_id: fate} if fate is not None else {}
         return outcomes
 
-    def _guarded(
-        self, candidate: Candidate, step: Callable[[Candidate], Outcome | None]
-    ) -> Outcome | None:
+    def _guarded(self, candidate: Candidate, step: Callable[[], Outcome | None]) -> Outcome | None:
         try:
-            return step(candidate)
+            return step()
         except ItemError as error:
             return self._unpublished(candidate, OutcomeState.FAILED, error.reason)
         except Exception as error:
@@ -82,75 +119,137 @@ class Loop:
             )
             faces = candidate.perception.verify_faces(encoded.pixels)
             lines = candidate.perception.verify_text(encoded.pixels)
-            found = second_look(candidate.image_id, faces, lines, None)
+            others = further_look(encoded.pixels, self.witnesses.detectors)
+            found = second_look(candidate.image_id, faces, lines, None, others)
             if not found:
                 return self._publish(candidate, OutcomeState.SAFE, encoded, "")
             candidate.add_regions(found)  # the witnesses disagree: doubt means unsafe
         if _forbids_derivatives(candidate.record.licence):
             reason = "its licence forbids derivatives"
             return self._unpublished(candidate, OutcomeState.NEEDS_REVIEW, reason)
-        if self.editor.reads_private_caption and not candidate.private_caption:
-            reason = f"editor={self.editor.name} reads the private caption, and it has none"
-            return self._unpublished(candidate, OutcomeState.NEEDS_REVIEW, reason)
         return None
 
-    def _edit(self, pending: Sequence[Candidate], strength: int) -> list[Pixels | str]:
+    def _attempt(self, group: Sequence[Candidate], step: Step) -> dict[str, Outcome]:
+        """Edit all of one step and judge each; outcomes of those whose fate is decided."""
+        outcomes: dict[str, Outcome] = {}
+        trials: list[_Trial] = []
+        for candidate, edited in zip(group, self._edit(group, step), strict=True):
+            trial = _Trial(candidate, candidate.request(self.config, step), step)
+            fate = self._guarded(candidate, partial(self._look, trial, edited))
+            if fate is None:
+                trials.append(trial)
+            else:
+                outcomes[candidate.image_id] = fate
+        self._ask_judge([trial for trial in trials if trial.passed])
+        for trial in trials:
+            fate = self._guarded(trial.candidate, partial(self._decide, trial))
+            if fate is not None:
+                outcomes[trial.candidate.image_id] = fate
+        return outcomes
+
+    def _edit(self, pending: Sequence[Candidate], step: Step) -> list[Pixels | str]:
         """An edited image for each candidate, or the reason why there is none."""
-        requests = [candidate.request(self.config, strength) for candidate in pending]
-        if not requests:
+        if not pending:
             return []
+        editor = step.editor
+        if editor.reads_private_caption and not all(c.private_caption for c in pending):
+            if len(pending) > 1:
+                return [self._edit([candidate], step)[0] for candidate in pending]
+            return [f"editor={editor.name} reads the private caption, and it has none"]
+        requests = [candidate.request(self.config, step) for candidate in pending]
         try:
-            return list(self.editor.edit(requests))
+            return list(editor.edit(requests))
         except UsageError:  # weights or device that nothing can be edited with
             raise
         except Exception as error:
             if len(requests) > 1:  # one bad image must not take its batch with it
-                return [self._edit([candidate], strength)[0] for candidate in pending]
+                return [self._edit([candidate], step)[0] for candidate in pending]
             if isinstance(error, ItemError):
                 return [error.reason]
             log.warning("%s: editor raised %s", pending[0].image_id, type(error).__name__)
             return [f"editor raised {describe_fault(error)}"]
 
-    def _judge(self, edited: Pixels | str, strength: int, candidate: Candidate) -> Outcome | None:
-        request = candidate.request(self.config, strength)
+    def _look(self, trial: _Trial, edited: Pixels | str) -> None:
+        """Encode an edit and verify the file; a witness that raises fails the attempt."""
+        candidate, request, editor = trial.candidate, trial.request, trial.step.editor
         if isinstance(edited, str):
-            self._record(candidate, request, strength, None, edited)
-            return None
-        fault = _unusable(edited, request)
-        if fault:
-            self._record(candidate, request, strength, None, fault)
-            return None
+            trial.fault = edited
+            return
+        trial.fault = _unusable(edited, request)
+        if trial.fault:
+            return
         if self.config.region == "composite":
             edited = composite(candidate.image.pixels, edited, request.mask)
         candidate.edited = edited
         source_type = (
-            COMPOSITE_WITH_TRAINED_MODEL if self.editor.draws_faces else ALGORITHMICALLY_ENHANCED
+            COMPOSITE_WITH_TRAINED_MODEL if editor.draws_faces else ALGORITHMICALLY_ENHANCED
         )
         encoded = self.publisher.encode(candidate.image_id, edited, candidate.image, source_type)
-        verdict = verify(candidate, encoded.pixels, request.mask, self.config.verify, self.editor)
-        self._record(candidate, request, strength, verdict, verdict.reason)
-        if verdict.passed:
-            return self._publish(
-                candidate, OutcomeState.ANONYMIZED, encoded, candidate.triplet.reason
+        try:
+            trial.verdict = verify(
+                candidate,
+                encoded.pixels,
+                request.mask,
+                self.config.verify,
+                editor,
+                self.witnesses.detectors,
             )
-        candidate.add_regions(list(verdict.missed))
-        return None
+            if self.config.verify.truth != "none":
+                if self.witnesses.truth is None:
+                    raise ValueError("no witness of the truth")
+                trial.further = self.witnesses.truth.checks(candidate, encoded.pixels)
+        except Exception as error:
+            log.warning("%s: verification raised %s", candidate.image_id, type(error).__name__)
+            trial.verdict = None
+            trial.fault = f"verification raised {describe_fault(error)}"
+            if isinstance(error, ItemError):
+                trial.fault = error.reason
+            return
+        trial.encoded = encoded
 
-    def _record(
-        self,
-        candidate: Candidate,
-        request: EditRequest,
-        strength: int,
-        verdict: Verdict | None,
-        reason: str,
-    ) -> None:
-        checks = verdict.checks if verdict else ()
-        candidate.attempts.append(Attempt(self.editor.name, strength, request.seed, checks, reason))
+    def _ask_judge(self, trials: Sequence[_Trial]) -> None:
+        if self.witnesses.judge is None:
+            return
+        edits = [(trial.candidate, trial.encoded.pixels) for trial in trials if trial.encoded]
+        for trial, checks in zip(trials, self.witnesses.judge.checks(edits), strict=True):
+            trial.further = (*trial.further, *checks)
+
+    def _decide(self, trial: _Trial) -> Outcome | None:
+        """Record the attempt, and publish it or climb; None: there is another attempt to make."""
+        candidate, step = trial.candidate, trial.step
+        candidate.attempts.append(
+            Attempt(
+                editor=step.editor.name,
+                strength=step.strength,
+                seed=trial.request.seed,
+                checks=trial.checks,
+                reason=trial.reason,
+                rung=step.rung,
+                adapter=step.adapter,
+                margin=step.margin,
+                text_guidance=step.text_guidance,
+            )
+        )
+        if trial.passed and trial.encoded is not None:
+            reason = candidate.triplet.reason
+            return self._publish(candidate, OutcomeState.ANONYMIZED, trial.encoded, reason)
+        verdict = trial.verdict
+        known = len(candidate.regions)
+        candidate.add_regions(list(verdict.missed) if verdict else [])
+        only_missed = verdict is not None and verdict.only_missed
+        again = only_missed and all(check.passed for check in trial.further)
+        again = again and len(candidate.regions) > known
+        if again and candidate.region_retries < self.config.verify.max_region_retries:
+            candidate.region_retries += 1
+        else:
+            candidate.step += 1
+        return None
 
     def _publish(
         self, candidate: Candidate, state: OutcomeState, encoded: EncodedImage, reason: str
     ) -> Outcome:
-        texts = () if state == OutcomeState.SAFE else candidate.source_texts
+        read = state != OutcomeState.SAFE and self.config.verify.truth != "only"
+        texts = candidate.source_texts if read else ()
         name = self.publisher.name(candidate.image_id, candidate.image, texts)
         self.publisher.write(name, encoded)
         return self._outcome(candidate, state, reason, name, encoded.sha256)
@@ -173,17 +272,18 @@ class Loop:
         published_as: str | None,
         output_sha256: str,
     ) -> Outcome:
+        last = candidate.attempts[-1] if candidate.attempts else None
         return Outcome(
             image_id=candidate.image_id,
             state=state,
             reason=reason,
             published_as=published_as,
-            editor=self.editor.name if candidate.attempts else "",
-            adapter=self.adapter if candidate.attempts else "",
+            editor=last.editor if last else "",
+            adapter=last.adapter if last else "",
             attempts=tuple(candidate.attempts),
             input_hmac=self.inputs.digest(candidate.image.content),
             output_sha256=output_sha256,
-            provenance=Provenance(model=self.editor.name, seed=self.config.seed),
+            provenance=Provenance(model=self.ladder.steps[0].editor.name, seed=self.config.seed),
         )
 
 
@@ -202,6 +302,8 @@ def _unusable(edited: Pixels, request: EditRequest) -> str:
     """Why an editor's answer is no image of the asked size, or an empty string."""
     if not isinstance(edited, np.ndarray) or edited.dtype != np.uint8:
         return "editor returned no uint8 image"
+    if edited.size == 0:
+        return "editor returned no image"
     if edited.shape != request.image.shape:
         return "editor returned another size"
     return ""

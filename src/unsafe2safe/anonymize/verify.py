@@ -1,12 +1,13 @@
 """Looking again: is an edited image private, and is it still faithful to its source?
 
 Both are needed to publish. What is looked at is the decoded file as it would be published, by the
-strict detectors (half the threshold, mirrored, at half and double size), never the first look's.
+strict detectors (half the threshold, mirrored, at half and double size), never the first look's,
+and by whatever further detectors are configured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsafe2safe.anonymize.candidate import Candidate
-from unsafe2safe.core.config.schema import Verify
+from unsafe2safe.core.config.schema_verify import Verify
 from unsafe2safe.core.records import Box, Category, Check, Region
 from unsafe2safe.editors.base import Editor, Mask, Pixels
 from unsafe2safe.metrics.structure import WINDOW, ssim_map, windows
+from unsafe2safe.vision.detectors import Detection, Detector
 from unsafe2safe.vision.faces import Face
 from unsafe2safe.vision.matching import text_leaks
 from unsafe2safe.vision.regions import covered, overlap
@@ -27,15 +29,19 @@ _INSIDE = 0.5  # share of a detection under the mask from which it counts as edi
 _NOISE_FLOOR = 12.0  # grey levels; sensor noise and texture stay below, random pixels far above
 _FLAT = 6.0  # grey levels of contrast below which a region holds nothing to be changed
 _UNCHANGED_SSIM = 0.95
-_UNSEEN_FACE = 0.75  # share of the identity limit that holds where no detector sees a face
+_UNSEEN_FACE = 0.75  # share of the identity limit that holds where no strict detector sees a face
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Checks of one attempt, and regions that it had missed."""
+    """Checks of one attempt, and regions that it had missed.
+
+    ``only_missed``: with those regions under the mask, nothing of what is wrong would have been.
+    """
 
     checks: tuple[Check, ...]
     missed: tuple[Region, ...]
+    only_missed: bool = False
 
     @property
     def passed(self) -> bool:
@@ -47,30 +53,62 @@ class Verdict:
         return ", ".join(check.name for check in self.checks if not check.passed)
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A check, and whether what lies under the mask, taken alone, would pass it."""
+
+    check: Check
+    inside: bool
+
+
 def verify(
-    candidate: Candidate, published: Pixels, mask: Mask, settings: Verify, editor: Editor
+    candidate: Candidate,
+    published: Pixels,
+    mask: Mask,
+    settings: Verify,
+    editor: Editor,
+    detectors: Sequence[Detector] = (),
 ) -> Verdict:
     """Judge ``published`` (H, W, 3), the pixels that the written file would show."""
     source = candidate.image.pixels
     if published.shape != source.shape:
         return Verdict((_at_most("size_mismatch", 1.0, 0.0),), ())
+    kept = [*_fidelity(source, published, mask, settings), _unchanged(candidate, published, mask)]
+    if settings.truth == "only":
+        return Verdict(tuple(one.check for one in kept), ())
+    others = further_look(published, detectors)
     faces = list(candidate.perception.verify_faces(published))
     lines = list(candidate.perception.verify_text(published))
-    checks = [
-        *_fidelity(source, published, mask, settings),
-        _unchanged(candidate, published, mask),
-        *_face_checks(candidate, published, faces, mask, settings, editor),
+    judged = [
+        *kept,
+        *_face_checks(candidate, published, faces, others, mask, settings, editor),
         *_text_checks(candidate, lines, mask, settings),
+        *_plate_checks(candidate, published, settings),
     ]
-    return Verdict(tuple(checks), tuple(second_look(candidate.image_id, faces, lines, mask)))
+    if detectors:
+        unseen = sum(covered(found.box, mask) < _INSIDE for found in others)
+        judged.append(_Judged(_at_most("others_missed", float(unseen), 0.0), inside=True))
+    missed = tuple(second_look(candidate.image_id, faces, lines, mask, others))
+    only_missed = bool(missed) and all(one.inside for one in judged)
+    return Verdict(tuple(one.check for one in judged), missed, only_missed)
+
+
+def further_look(image: Pixels, detectors: Sequence[Detector]) -> list[Detection]:
+    """What further detectors find in ``image`` (H, W, 3)."""
+    return [found for detector in detectors for found in detector.detect(image)]
 
 
 def second_look(
-    image_id: str, faces: Sequence[Face], lines: Sequence[TextLine], mask: Mask | None
+    image_id: str,
+    faces: Sequence[Face],
+    lines: Sequence[TextLine],
+    mask: Mask | None,
+    others: Sequence[Detection] = (),
 ) -> list[Region]:
     """Regions of detections outside the mask: what the first look had missed."""
     seen = [(Category.FACE, face.box, face.score) for face in faces]
     seen += [(Category.TEXT, line.box, line.score) for line in lines]
+    seen += [(found.category, found.box, found.score) for found in others]
     return [
         Region(image_id, box, category, float(score), "second_look")
         for category, box, score in seen
@@ -89,22 +127,20 @@ def noise_level(image: Pixels, where: NDArray[np.bool_]) -> float:
     return float(np.median(response[where]) / (0.6745 * 6.0))
 
 
-def _fidelity(source: Pixels, published: Pixels, mask: Mask, settings: Verify) -> list[Check]:
+def _fidelity(source: Pixels, published: Pixels, mask: Mask, settings: Verify) -> Iterator[_Judged]:
     inside = mask > 0
-    checks = []
     outside = windows(inside, "outside")
     if outside.any():
         outside_ssim = float(ssim_map(source, published)[outside].mean())
-        checks.append(_at_least("outside_ssim", outside_ssim, settings.min_outside_ssim))
+        yield _alike(_at_least("outside_ssim", outside_ssim, settings.min_outside_ssim))
     contrast = float(cv2.cvtColor(published, cv2.COLOR_RGB2GRAY).std())
-    checks.append(_at_least("contrast", contrast, settings.min_contrast))
+    yield _alike(_at_least("contrast", contrast, settings.min_contrast))
     where = inside if inside.any() else np.ones_like(inside)
     most = max(settings.max_noise * noise_level(source, where), _NOISE_FLOOR)
-    checks.append(_at_most("noise", noise_level(published, where), most))
-    return checks
+    yield _alike(_at_most("noise", noise_level(published, where), most))
 
 
-def _unchanged(candidate: Candidate, published: Pixels, mask: Mask) -> Check:
+def _unchanged(candidate: Candidate, published: Pixels, mask: Mask) -> _Judged:
     """Share of sensitive regions that the editor left as they were.
 
     A detector that goes blind must not let the source through: what was asked to change has to
@@ -122,62 +158,97 @@ def _unchanged(candidate: Candidate, published: Pixels, mask: Mask) -> Check:
         counted += 1
         left += bool(ssim_map(source[window], published[window]).mean() > _UNCHANGED_SSIM)
     if counted == 0 and not candidate.only_metadata and not mask.any():
-        return _at_most("nothing_masked", 1.0, 0.0)
-    return _at_most("unchanged_regions", left / max(counted, 1), 0.0)
+        return _alike(_at_most("nothing_masked", 1.0, 0.0))
+    return _alike(_at_most("unchanged_regions", left / max(counted, 1), 0.0))
 
 
 def _face_checks(
     candidate: Candidate,
     published: Pixels,
     faces: Sequence[Face],
+    others: Sequence[Detection],
     mask: Mask,
     settings: Verify,
     editor: Editor,
-) -> list[Check]:
+) -> Iterator[_Judged]:
     absent = settings.faces == "absent" or (settings.faces == "editor" and not editor.draws_faces)
+    boxes = [face.box for face in faces]
+    seen_otherwise = [found.box for found in others if found.category == Category.FACE]
+    under = [covered(box, mask) >= _INSIDE for box in (*boxes, *seen_otherwise)]
     if absent:
-        return [_at_most("faces_found", float(len(faces)), 0.0)]
-    missed = sum(covered(face.box, mask) < _INSIDE for face in faces)
-    checks = [_at_most("faces_missed", float(missed), 0.0)]
+        yield _Judged(_at_most("faces_found", float(len(under)), 0.0), inside=not any(under))
+        return
+    missed = under[: len(faces)].count(False)
+    yield _Judged(_at_most("faces_missed", float(missed), 0.0), inside=True)
     if candidate.source_faces:
-        distance, least = _identity_distance(candidate, published, faces, settings)
-        checks.append(_at_least("identity_distance", distance, least))
-    return checks
+        least = settings.identity_distance
+        unseen = [box for box in seen_otherwise if not _touches(box, boxes)]
+        found = list(_identity_distances(candidate, published, faces, unseen, mask))
+        nearest = min((distance for distance, _ in found), default=np.inf)
+        inside = min((distance for distance, under in found if under), default=np.inf)
+        yield _Judged(_at_least("identity_distance", nearest, least), inside >= least)
 
 
-def _identity_distance(
-    candidate: Candidate, published: Pixels, faces: Sequence[Face], settings: Verify
-) -> tuple[float, float]:
-    """Distance of the nearest edited face to a source face, and the least allowed.
+def _identity_distances(
+    candidate: Candidate,
+    published: Pixels,
+    faces: Sequence[Face],
+    unseen: Sequence[Box],
+    mask: Mask,
+) -> Iterator[tuple[float, bool]]:
+    """Of each edited face the distance to the nearest source face, and whether it is under the
+    mask; then the same of each source face's own place.
 
     The source's own places are embedded whatever a detector says, since a blind detector must not
-    hide a leak. Where it sees no face the embedding is of something else and lies near by chance,
-    so there the limit is lower; distances are scaled to let one number speak for both.
+    hide a leak. Where it sees no face, there and at places that only another detector calls a face
+    (``unseen``), the embedding is of something else and lies near by chance, so there the limit is
+    lower; distances are scaled to let one number speak for both.
     """
     identity = candidate.perception.identity
     source = candidate.source_embeddings
-    limit = settings.identity_distance
-    nearest = np.inf
-    if faces:
-        nearest = float(identity.distance(source, identity.embed(published, faces)).min())
-    boxes = [face.box for face in candidate.source_faces]
-    own_places = identity.embed_boxes(published, boxes)
-    for embedding, place, box in zip(source, own_places, boxes, strict=True):
-        seen = any(overlap(face.box, box) > 0 for face in faces)
-        distance = float(np.linalg.norm(embedding - place))
-        nearest = min(nearest, distance if seen else distance / _UNSEEN_FACE)
-    return nearest, limit
+    boxes = [face.box for face in faces]
+    embedded = np.concatenate(
+        [identity.embed(published, faces), identity.embed_boxes(published, unseen)]
+    )
+    nearest = identity.distance(source, embedded).min(axis=0)
+    for distance, box in zip(nearest, (*boxes, *unseen), strict=True):
+        scale = 1.0 if box in boxes else _UNSEEN_FACE
+        yield float(distance) / scale, covered(box, mask) >= _INSIDE
+    places = [face.box for face in candidate.source_faces]
+    own_places = identity.embed_boxes(published, places)
+    for embedding, place, box in zip(source, own_places, places, strict=True):
+        scale = 1.0 if _touches(box, boxes) else _UNSEEN_FACE
+        yield float(np.linalg.norm(embedding - place)) / scale, covered(box, mask) >= _INSIDE
 
 
 def _text_checks(
     candidate: Candidate, lines: Sequence[TextLine], mask: Mask, settings: Verify
-) -> list[Check]:
-    leaked = text_leaks(candidate.source_texts, [line.text for line in lines], settings.leak_ratio)
-    missed = sum(covered(line.box, mask) < _INSIDE for line in lines)
-    return [
-        _at_most("texts_readable", float(sum(leaked)), 0.0),
-        _at_most("texts_missed", float(missed), 0.0),
-    ]
+) -> Iterator[_Judged]:
+    under = [line for line in lines if covered(line.box, mask) >= _INSIDE]
+    leaked, leaked_inside = (
+        sum(text_leaks(candidate.source_texts, [line.text for line in some], settings.leak_ratio))
+        for some in (lines, under)
+    )
+    yield _Judged(_at_most("texts_readable", float(leaked), 0.0), inside=leaked_inside == 0)
+    yield _Judged(_at_most("texts_missed", float(len(lines) - len(under)), 0.0), inside=True)
+
+
+def _plate_checks(candidate: Candidate, published: Pixels, settings: Verify) -> Iterator[_Judged]:
+    """Plates are read once more each by itself and enlarged: small in the frame, they are missed
+    there, and most of the characters of one tell which it is."""
+    plates = [region.box for region in candidate.regions if region.category == Category.PLATE]
+    if not plates:
+        return
+    leaked = 0
+    for box in plates:
+        texts = candidate.source_plate(box)
+        read = candidate.perception.verify_plate(published, box)
+        leaked += any(text_leaks(texts, read, settings.plate_leak_ratio))
+    yield _alike(_at_most("plates_readable", float(leaked), 0.0))
+
+
+def _touches(box: Box, others: Sequence[Box]) -> bool:
+    return any(overlap(other, box) > 0 for other in others)
 
 
 def _window(box: Box, mask: Mask) -> tuple[slice, slice]:
@@ -187,6 +258,11 @@ def _window(box: Box, mask: Mask) -> tuple[slice, slice]:
         slice(top, min(int(np.ceil(box.bottom)), height)),
         slice(left, min(int(np.ceil(box.right)), width)),
     )
+
+
+def _alike(check: Check) -> _Judged:
+    """Of a check that no missed region explains."""
+    return _Judged(check, check.passed)
 
 
 def _at_least(name: str, value: float, threshold: float) -> Check:

@@ -154,13 +154,23 @@ class Check:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One round of edit and verification."""
+    """One round of edit and verification.
+
+    ``rung`` says what was changed for it ("first", "seed", "editor=ip2p", ...), ``strength`` counts
+    the rungs that its editor had climbed before, ``adapter`` is the fingerprint of the training
+    run. ``margin`` of the masks and ``text_guidance``, as a multiple of the editor's own, are as
+    they came to be; None, and an empty rung, in tables from before they were recorded.
+    """
 
     editor: str
     strength: int
     seed: int
     checks: tuple[Check, ...]
     reason: str = ""
+    rung: str = ""
+    adapter: str = ""
+    margin: float | None = None
+    text_guidance: float | None = None
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ _ATTEMPT = pa.struct(
         ("seed", pa.int64()),
         ("checks", pa.list_(_CHECK)),
         ("reason", pa.string()),
+        ("rung", pa.string()),
+        ("adapter", pa.string()),
+        ("margin", pa.float64()),
+        ("text_guidance", pa.float64()),
     ]
 )
 

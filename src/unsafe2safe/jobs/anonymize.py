@@ -12,15 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unsafe2safe.anonymize.candidate import Candidate
+from unsafe2safe.anonymize.ladder import Ladder, build_ladder
 from unsafe2safe.anonymize.lookup import PrivateCaptions, TripletLookup
 from unsafe2safe.anonymize.loop import Loop
 from unsafe2safe.anonymize.pairs import attribution, pair_of
 from unsafe2safe.anonymize.publish import Publisher
+from unsafe2safe.anonymize.witnesses import Witnesses, build_witnesses
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.schema import Anonymize
 from unsafe2safe.core.errors import UnreadableImage
 from unsafe2safe.core.files import KeyedHash, write_text
-from unsafe2safe.core.ledger import RunFolder, read_run
+from unsafe2safe.core.ledger import RunFolder
 from unsafe2safe.core.records import (
     ImageRecord,
     Outcome,
@@ -46,12 +48,8 @@ def run(config: Anonymize, editor: Editor | None = None) -> RunResult:
     for callers of the Python API that bring their own."""
     editor = editor or build({**config.editor, "adapter": config.adapter}, "editor", Editor)  # type: ignore[type-abstract]
     source = open_source(config)
-    if not editor.commercial:
-        log.warning(
-            "editor=%s: the licence of its base (%s) does not allow every commercial use",
-            editor.name,
-            editor.licence,
-        )
+    ladder, witnesses = build_ladder(config, editor), build_witnesses(config, source)
+    ladder.tell_licences()
     triplets = find_input(
         config,
         "triplets",
@@ -60,12 +58,14 @@ def run(config: Anonymize, editor: Editor | None = None) -> RunResult:
         f"python generate_triplets.py dataset={config.dataset['name']}",
     )
     inputs = {"triplets": triplets, "adapter": config.adapter}
-    spec = run_spec(config, "anonymize", editor.name, inputs, content=editor.weights_content())
+    content = {**editor.weights_content(), **ladder.content, **witnesses.content}
+    scratch = ("editor.scratch",)  # where an external command works changes no result
+    spec = run_spec(config, "anonymize", editor.name, inputs, scratch, content)
     with RunFolder.open(spec, config.existing) as folder:
         if not folder.complete:
             image_ids = [record.image_id for record in source.records()]
             folder.keep_to(UnitCut.of(image_ids, config.engine.unit_size))
-            writer = _Writer(folder, source, triplets, editor, config)
+            writer = _Writer(folder, source, triplets, ladder, witnesses, config)
             units = cut_units(image_ids, config.engine.unit_size)
             run_units(units, writer.finished, writer.write, "anonymize")
             writer.finish()
@@ -78,16 +78,18 @@ class _Writer:
         folder: RunFolder,
         source: ImageSource,
         triplets: Path,
-        editor: Editor,
+        ladder: Ladder,
+        witnesses: Witnesses,
         config: Anonymize,
     ) -> None:
         self.folder, self.source, self.config = folder, source, config
         self.triplets_run = triplets
         self.records: dict[str, ImageRecord] = {r.image_id: r for r in source.records()}
         self.lookup = TripletLookup(triplets)
+        readers = [editor.name for editor in ladder.editors if editor.reads_private_caption]
         self.private_captions = (
-            PrivateCaptions(triplets, config.paths.private, self.lookup, editor.name)
-            if editor.reads_private_caption
+            PrivateCaptions(triplets, config.paths.private, self.lookup, readers[0])
+            if readers
             else None
         )
         self.perception = Perception(config.vision, config.engine.threads)
@@ -95,12 +97,12 @@ class _Writer:
         self.audit = folder.path / "audit"
         self.published = folder.path / "published"
         self.loop = Loop(
-            editor=editor,
-            adapter=_fingerprint(config.adapter),
+            ladder=ladder,
             config=config,
             publisher=Publisher(self.published, config.publish, self.keyed),
             inputs=self.keyed,
             quarantine=folder.private / "quarantine",
+            witnesses=witnesses,
         )
 
     def finished(self, unit: WorkUnit) -> bool:
@@ -175,7 +177,7 @@ class _Writer:
 
     def _failed(self, image_id: str, reason: str) -> Outcome:
         log.warning("%s: %s", image_id, reason)
-        name = self.loop.editor.name
+        name = self.loop.ladder.steps[0].editor.name
         return Outcome(
             image_id=image_id,
             state=OutcomeState.FAILED,
@@ -195,11 +197,6 @@ class _Writer:
         for path in self.published.rglob("*"):
             if path.is_file() and path.relative_to(self.published).as_posix() not in named:
                 path.unlink()
-
-
-def _fingerprint(adapter: Path | None) -> str:
-    state = read_run(adapter) if adapter else None
-    return str(state["fingerprint"]) if state else ""
 
 
 def _result(folder: RunFolder) -> RunResult:

@@ -16,7 +16,7 @@ from unsafe2safe.core.config.compose import compose_config, config_dir
 from unsafe2safe.core.config.schema import SCRIPTS
 from unsafe2safe.core.config.schema_common import Common
 
-_GROUPS = ("dataset", "stage1", "task", "editor", "objective", "metrics")
+_GROUPS = ("dataset", "stage1", "task", "editor", "objective", "metrics", "detector")
 Row = tuple[str, str, str, str]  # key, type, default, meaning
 
 _HEAD = """# Configuration

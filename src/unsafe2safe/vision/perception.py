@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 from unsafe2safe.core.config.schema_common import Vision
-from unsafe2safe.vision.arrays import RgbImage
+from unsafe2safe.core.records import Box, Category
+from unsafe2safe.vision.arrays import RgbImage, resized
 from unsafe2safe.vision.faces import Face, FaceDetector
 from unsafe2safe.vision.features import ImageFeatures
 from unsafe2safe.vision.gender import GenderClassifier
@@ -13,7 +15,11 @@ from unsafe2safe.vision.identity import FaceIdentity
 from unsafe2safe.vision.objects import ObjectDetector
 from unsafe2safe.vision.perceptual import ShiftTolerantLpips
 from unsafe2safe.vision.persons import PersonSegmenter
+from unsafe2safe.vision.regions import grow_region
 from unsafe2safe.vision.text import TextLine, TextReader
+
+_AROUND_PLATE = 0.5  # of its height: the reader wants some surroundings
+_PLATE_HEIGHT, _MOST_ENLARGED = 96, 8.0  # pixels of a plate with its surroundings when it is read
 
 
 class Perception:
@@ -74,3 +80,16 @@ class Perception:
     def verify_text(self, image: RgbImage) -> list[TextLine]:
         """Text that can still be read in an edited image, at its own and at double size."""
         return self.text.read_scales(image)
+
+    def verify_plate(self, image: RgbImage, box: Box) -> list[str]:
+        """Strings that can be read in and around ``box`` once it fills the reader's view."""
+        height, width = image.shape[:2]
+        around = grow_region(Category.PLATE, box, _AROUND_PLATE, width, height)
+        crop = image[
+            int(around.y) : math.ceil(around.bottom), int(around.x) : math.ceil(around.right)
+        ]
+        if crop.size == 0:
+            return []
+        times = min(max(1.0, _PLATE_HEIGHT / crop.shape[0]), _MOST_ENLARGED)
+        sides = round(crop.shape[0] * times), round(crop.shape[1] * times)
+        return [line.text for line in self.verify_text(resized(crop, *sides))]

@@ -43,9 +43,44 @@ def compose_config(script: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def _compose(script: str, overrides: Sequence[str]) -> DictConfig:
+    around = GlobalHydra.instance().hydra  # of the script that asks, while it runs
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose(config_name=script, overrides=list(overrides))
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return compose(config_name=script, overrides=list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = around
+
+
+def compose_choice(
+    group: str,
+    choice: str,
+    overrides: Mapping[str, Any] | None = None,
+    paths: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The settings of one choice of a group, resolved, as ``group=choice`` would give them.
+
+    ``overrides`` replace values of its keys (nested ones as ``a.b``), without looking whether they
+    exist: building the component does. ``paths`` stands for the section of that name.
+
+    Raises:
+        ConfigError: one line with the nearest right choice or key.
+    """
+    try:
+        config = compose_config("anonymize", [f"+{group}@chosen={choice}"])
+        for key, value in (overrides or {}).items():
+            OmegaConf.update(config.chosen, key, value, force_add=True)
+        if paths is not None:
+            OmegaConf.update(config, "paths", dict(paths))
+        unset = sorted(OmegaConf.missing_keys(config.chosen))
+        if unset:
+            raise ConfigError(f"{unset[0]} is not set (give {unset[0]}=... in its overrides)")
+        return cast(dict[str, Any], OmegaConf.to_container(config.chosen, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{group}={choice}: {str(error).splitlines()[0]}") from None
+    except ConfigError as error:
+        told = str(error)
+        raise ConfigError(told if choice in told else f"{group}={choice}: {told}") from None
 
 
 def explain_hydra(script: str, error: Exception) -> ConfigError:

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from unsafe2safe.core.config.components import Strict
 from unsafe2safe.core.config.schema_common import Common, Component, ShardedEngine
 from unsafe2safe.core.config.schema_train import Train
+from unsafe2safe.core.config.schema_verify import Verify
 from unsafe2safe.core.records import Category
 
 
@@ -62,33 +63,6 @@ class GenerateTriplets(Common):
     engine: ShardedEngine
     stage1: Component
     table: ImportTable
-
-
-class Verify(Strict):
-    max_attempts: PositiveInt = Field(
-        description="Edits tried per image, each stronger than the last, before it is held back."
-    )
-    faces: Literal["editor", "absent", "identity"] = Field(
-        description=(
-            "`absent`: no face may be found in the edited image. `identity`: faces may stay if "
-            "none is near its source. `editor`: as the editor declares."
-        )
-    )
-    identity_distance: PositiveFloat = Field(
-        description="Least distance (L2) of an edited face from the face it replaces."
-    )
-    leak_ratio: float = Field(
-        ge=0, le=100, description="A source string counts as readable from this similarity on."
-    )
-    min_outside_ssim: float = Field(
-        ge=-1, le=1, description="Least SSIM with the source outside the masks."
-    )
-    min_contrast: PositiveFloat = Field(
-        description="Least standard deviation of the luma (0-255): below, the image is constant."
-    )
-    max_noise: PositiveFloat = Field(
-        description="Greatest noise inside the masks, as a multiple of the source image's own."
-    )
 
 
 class Publish(Strict):
