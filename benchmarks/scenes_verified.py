@@ -1,0 +1,209 @@
+"""What the verification loop does for an editor, on scenes whose truth is known.
+
+    python benchmarks/scenes_verified.py [SCENES] [FOLDER]        # 64, and a temporary folder
+
+Scenes with their oracle's triplets go through ``anonymize.py editor=tiny``. Beside what it
+publishes stand the first edits of the same editor of the same scenes, pasted in through the same
+masks and looked at by nobody. Leakage is the share of the private values that were to change and
+are still read as in the source, by two readers:
+
+- ``reader``: the attribute reader. The loop verifies with it, so of what is published it reads
+  almost nothing by construction.
+- ``match``: for each value the drawn scene that looks most like the edit, all else as the
+  counterpart has it. The loop knows nothing of it.
+
+Exits 1 where fewer than 90 % are published, where leakage is more than half of that without the
+loop, by either reader, or where the SSIM outside the private layers is under 0.97.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unsafe2safe import api
+from unsafe2safe.anonymize.candidate import Candidate
+from unsafe2safe.anonymize.ladder import build_ladder
+from unsafe2safe.anonymize.lookup import TripletLookup
+from unsafe2safe.anonymize.loop import composite
+from unsafe2safe.core.config.components import build
+from unsafe2safe.core.config.compose import load
+from unsafe2safe.core.records import Outcome
+from unsafe2safe.core.tables import read_records
+from unsafe2safe.data.synthetic import Redrawn, Scene, private_mask, render
+from unsafe2safe.data.synthetic.attributes import LETTERS
+from unsafe2safe.data.synthetic.source import SyntheticSource
+from unsafe2safe.editors.base import Editor, Pixels
+from unsafe2safe.metrics.truth import all_scores, bystander_scores
+from unsafe2safe.vision.attribute_reader import PERSON_VALUES, the_reader
+from unsafe2safe.vision.perception import Perception
+
+PUBLISHED, LEAKED, OUTSIDE = 0.90, 0.5, 0.97  # at least, at most of that without, at least
+SETTINGS = (
+    "editor=tiny",
+    "verify.truth=only",
+    "mask_categories=[person,face,text,plate]",
+    "margin=0.0",  # the oracle's regions hold all that is private
+    "verify.ladder=[seed,seed,guidance,seed,redact,margin,margin]",
+    "verify.max_attempts=10",
+    "write_pairs=false",
+)
+
+
+def main(scenes: int, root: Path) -> int:
+    shared = (
+        "dataset=synthetic",
+        "dataset.seed=1",  # none that the editor or the reader was trained on
+        f"dataset.size={scenes}",
+        f"paths.runs={root / 'runs'}",
+        f"paths.private={root / 'private'}",
+    )
+    triplets = api.generate_triplets(*shared, "stage1=oracle").output_dir
+    result = api.anonymize(*shared, f"triplets={triplets}", *SETTINGS)
+    assert triplets is not None
+    assert result.output_dir is not None
+    rows = {
+        row.image_id: row for row in read_records(result.output_dir / "manifest.parquet", Outcome)
+    }
+    source = SyntheticSource(name="synthetic", size=scenes, seed=1)
+    known = {image_id: source.edit_of(image_id, 0).redrawn for image_id in rows}
+    published = {
+        image_id: np.asarray(Image.open(result.output_dir / "published" / row.published_as))
+        for image_id, row in rows.items()
+        if row.published_as is not None
+    }
+    bare = unverified(source, triplets, [*shared, *SETTINGS])
+    masks = [
+        check.value
+        for row in rows.values()
+        if row.published_as
+        for check in row.attempts[-1].checks
+        if check.name == "outside_ssim"
+    ]
+    with_loop, without = figures(known, published), figures(known, bare)
+    share = len(published) / scenes
+    print(f"{'':26}{'with the loop':>16}{'without':>16}")
+    print(f"{'published':26}{share:>16.3f}{1.0:>16.3f}")
+    for name in with_loop:
+        print(f"{name:26}{with_loop[name]:>16.4f}{without[name]:>16.4f}")
+    print(f"{'outside the masks':26}{float(np.mean(masks)):>16.4f}")
+    rungs = [row.attempts[-1].rung for row in rows.values() if row.published_as]
+    counts = {rung: rungs.count(rung) for rung in dict.fromkeys(rungs)}
+    print(f"published on the rung: {counts}")
+    attempts = sum(len(row.attempts) for row in rows.values()) / scenes
+    print(f"attempts a scene: {attempts:.2f}; held back: {held_back(rows.values())}")
+    met = (
+        share >= PUBLISHED
+        and all(with_loop[n] <= LEAKED * without[n] for n in ("leaked/reader", "leaked/match"))
+        and with_loop["outside/ssim"] >= OUTSIDE
+    )
+    print("met" if met else "MISSED")
+    return 0 if met else 1
+
+
+def held_back(rows: Sequence[Outcome]) -> dict[str, int]:
+    reasons = [row.reason for row in rows if row.published_as is None]
+    return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
+
+
+def unverified(
+    source: SyntheticSource, triplets: Path, overrides: Sequence[str]
+) -> dict[str, Pixels]:
+    """The first edits as the loop would make them, none of them looked at."""
+    config = load("anonymize", list(overrides))
+    step = build_ladder(config, build(config.editor, "editor", Editor)).steps[0]
+    perception = Perception(config.vision, 0)
+    records = source.records()
+    lookup = TripletLookup(triplets)
+    edits: dict[str, Pixels] = {}
+    for start in range(0, len(records), config.batch_size):
+        batch = records[start : start + config.batch_size]
+        found = lookup.find([record.image_id for record in batch])
+        requests = []
+        for record in batch:
+            triplet, regions = found[record.image_id]
+            candidate = Candidate(record, source.decode(record), triplet, list(regions), perception)
+            requests.append(candidate.request(config, step))
+        for record, request, edited in zip(
+            batch, requests, step.editor.edit(requests), strict=True
+        ):
+            edits[record.image_id] = composite(request.image, edited, request.mask)
+    return edits
+
+
+def figures(known: Mapping[str, Redrawn], edits: Mapping[str, Pixels]) -> dict[str, float]:
+    """Leakage by both readers and SSIM outside, over ``edits``."""
+    read: list[float] = []
+    matched: list[float] = []
+    outside: list[float] = []
+    for image_id, edited in edits.items():
+        redrawn = known[image_id]
+        reading = the_reader().read(edited[None], [redrawn.source])[0]
+        scores = all_scores(redrawn, reading)
+        read += [v for name, values in scores.items() if name.startswith("leaked/") for v in values]
+        matched += matches(redrawn, edited)
+        outside += bystander_scores(redrawn, edited).get("outside/ssim", [])
+    return {
+        "leaked/reader": float(np.mean(read)),
+        "leaked/match": float(np.mean(matched)),
+        "outside/ssim": float(np.mean(outside)),
+    }
+
+
+def matches(redrawn: Redrawn, edited: Pixels) -> Iterator[float]:
+    """1 or 0 for each value that was to change: is the edit most like a scene with the old one?"""
+    side = edited.shape[0]
+    where = private_mask(redrawn.source, side) | private_mask(redrawn.scene, side)
+    target = edited.astype(np.float32)
+
+    def nearest(variants: Mapping[object, Scene]) -> object:
+        errors = {
+            value: float(np.square(render(scene, side)[where] - target[where]).sum())
+            for value, scene in variants.items()
+        }
+        return min(errors, key=lambda value: errors[value])
+
+    new, old = redrawn.scene.private, redrawn.source.private
+    for index, (before, after) in enumerate(zip(old.persons, new.persons, strict=True)):
+        for name, values in PERSON_VALUES.items():
+            was, wanted = getattr(before, name), getattr(after, name)
+            hidden = name == "hair_style" and not (before.style_shows and after.style_shows)
+            if was == wanted or hidden:
+                continue
+            variants = {}
+            for value in values:
+                persons = list(new.persons)
+                persons[index] = replace(after, **{name: value})
+                private = replace(new, persons=tuple(persons))
+                variants[value] = replace(redrawn.scene, private=private)
+            yield float(nearest(variants) == was)
+    for board in ("sign", "plate"):
+        was, wanted = getattr(old, board), getattr(new, board)
+        if not was or was == wanted:
+            continue
+        shown = wanted or was  # a board that is to be blank: is any old letter there?
+        for place, letter in enumerate(was):
+            if wanted and wanted[place] == letter:
+                continue
+            texts = {x: shown[:place] + x + shown[place + 1 :] for x in LETTERS}
+            variants = {
+                x: replace(redrawn.scene, private=replace(new, **{board: text}))
+                for x, text in texts.items()
+            }
+            if not wanted:
+                variants[""] = redrawn.scene
+            yield float(nearest(variants) == letter)
+
+
+if __name__ == "__main__":
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 64
+    if len(sys.argv) > 2:
+        sys.exit(main(count, Path(sys.argv[2])))
+    with tempfile.TemporaryDirectory() as folder:
+        sys.exit(main(count, Path(folder)))
