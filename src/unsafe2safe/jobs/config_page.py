@@ -128,6 +128,7 @@ def _table(rows: list[Row]) -> list[str]:
 
 def _type(kind: Any) -> str:
     text = str(kind.__name__ if isinstance(kind, type) else kind)
+    text = text.replace("unsafe2safe.core.config.schema_verify.", "")
     text = text.replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
     if "Annotated[" in text:
         text = text.split("Annotated[", 1)[1].split(",", 1)[0]

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from unsafe2safe.anonymize.candidate import Candidate
 from unsafe2safe.anonymize.verify import verify
 from unsafe2safe.core.config.compose import config_dir
-from unsafe2safe.core.config.schema import Verify
 from unsafe2safe.core.config.schema_common import Vision
+from unsafe2safe.core.config.schema_verify import Verify
 from unsafe2safe.core.records import (
     ImageRecord,
     OutcomeState,
