@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from unsafe2safe.core.devices import checked_device
 from unsafe2safe.core.errors import UsageError
 
 
@@ -26,7 +27,7 @@ def load_weights(
     Raises:
         UsageError: the model, the device or a library is missing.
     """
-    settings: dict[str, Any] = {"dtype": dtype, "device_map": checked_device(device)}
+    settings: dict[str, Any] = {"dtype": dtype, "device_map": device_map(device)}
     if attn_implementation:
         settings["attn_implementation"] = attn_implementation
     if quantization != "none":
@@ -87,26 +88,15 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def checked_device(device: str) -> Any:
-    """What ``device_map`` expects.
+def device_map(device: str) -> Any:
+    """What ``from_pretrained`` calls so.
 
     Raises:
         UsageError: no such device here.
     """
-    import torch
-
     if device == "auto":
         return "auto"
-    try:
-        wanted = torch.device(device)
-    except RuntimeError:
-        raise UsageError(
-            f"device={device} is not a torch device; use cpu, cuda, cuda:1 or auto"
-        ) from None
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UsageError(f"device={device}: torch sees {count} CUDA devices; try device=cpu")
-    return {"": device}
+    return {"": str(checked_device(device, "device", "cpu, cuda, cuda:1 or auto"))}
 
 
 def quantization_config(quantization: str, dtype: str) -> Any:

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from unsafe2safe.core.config.components import component
+from unsafe2safe.core.devices import checked_device
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.base import Editor
 from unsafe2safe.editors.base_weights import BaseWeights
@@ -67,7 +68,7 @@ class PipelineEditor(Editor):
         Raises:
             UsageError: weights or device are not there, or do not fit.
         """
-        base, device = self._base, checked_device(self.device)
+        base, device = self._base, checked_device(self.device, "editor.device")
         if self.dtype == "float16" and device.type == "cpu":
             raise UsageError("editor.dtype=float16 needs a GPU; use float32 or bfloat16 on the CPU")
         kind = self.pipeline_class()
@@ -83,27 +84,6 @@ class PipelineEditor(Editor):
     def pipeline(self) -> Any:
         """The pipeline that edits, loaded on first use."""
         return self.load_pipeline()
-
-
-def checked_device(device: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    try:
-        wanted = torch.device(device)
-    except RuntimeError:
-        raise UsageError(
-            f"editor.device={device} is not a torch device; use cpu, cuda or cuda:1"
-        ) from None
-    count = torch.cuda.device_count()
-    if wanted.type == "cuda" and (wanted.index or 0) >= count:
-        raise UsageError(
-            f"editor.device={device}: torch sees {count} CUDA devices; editor.device=cpu works, "
-            "with patience"
-        )
-    return wanted
 
 
 def encode_image(vae: Any, image: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unsafe2safe.core.config.components import component
+from unsafe2safe.core.devices import checked_device
 from unsafe2safe.core.errors import ConfigError, UsageError
 from unsafe2safe.editors.adapter_card import AdapterCard, adapter_folder, check_card, read_card
 from unsafe2safe.editors.attention import check_attention, set_attention
@@ -26,7 +27,6 @@ from unsafe2safe.editors.base_weights import BaseWeights, first_line
 from unsafe2safe.editors.fine_tuning import TrainableEditor, weights_fingerprint
 from unsafe2safe.editors.instruct_pix2pix import restore, square
 from unsafe2safe.editors.lora_loading import load_lora
-from unsafe2safe.editors.pipeline_editor import checked_device
 from unsafe2safe.editors.text_embedding import TextEmbedding
 
 _log = logging.getLogger(__name__)
@@ -190,7 +190,8 @@ class TokenEditor(TrainableEditor):
     @cached_property
     def pipeline(self) -> Any:
         """The pipeline that edits, loaded on first use."""
-        device, dtype = checked_device(self.device), getattr(torch, self.dtype)
+        device = checked_device(self.device, "editor.device")
+        dtype = getattr(torch, self.dtype)
         check_attention(
             self.attention, "editor.attention", dispatched=True, device=device, dtype=dtype
         )
