@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from unsafe2safe.core.records import Pair
 from unsafe2safe.editors.tiny import TinyEditor
 from unsafe2safe.training.cache.data import CachedPairs
 from unsafe2safe.training.cache.opening import PairCache
-from unsafe2safe.training.cache.rows import MadeOf
+from unsafe2safe.training.cache.rows import MadeOf, Part
 from unsafe2safe.training.draws import SampleKey
 from unsafe2safe.training.editor_task import TaskOptions
 from unsafe2safe.training.pairs import LoadedPair, PairDataset
@@ -69,9 +69,11 @@ class FakePairs(PairDataset):
 
 
 class FakeTask:
-    """Prepares what one can tell pictures and texts by; counts how often."""
+    """Prepares what one can tell pictures and texts by; ``note`` is told what is encoded."""
 
-    def __init__(self, note: Callable[[PairBatch], None] = lambda batch: None) -> None:
+    def __init__(
+        self, note: Callable[[PairBatch, Collection[Part]], None] = lambda batch, parts: None
+    ) -> None:
         self.encoders: list[Any] = []
         self.note = note
         self.dropped = False
@@ -82,13 +84,18 @@ class FakeTask:
         return self.no_text
 
     def prepare(self, batch: PairBatch) -> FakePrepared:
-        self.note(batch)
+        return FakePrepared(**self.prepare_parts(batch, ("target", "source", "text", "mask")))
+
+    def prepare_parts(self, batch: PairBatch, parts: Collection[Part]) -> dict[str, Any]:
+        self.note(batch, parts)
         tokens = [float(text.split()[1]) for text in batch.edit_instructions]
-        return FakePrepared(
-            target=batch.target[:, :1],
-            source=batch.source[:, :, :1],
-            text=FakeText(torch.tensor(tokens)[:, None, None].expand(-1, 3, 2)),
-        )
+        made = {
+            "target": batch.target[:, :1],
+            "source": batch.source[:, :, :1],
+            "text": FakeText(torch.tensor(tokens)[:, None, None].expand(-1, 3, 2)),
+            "weight": None,
+        }
+        return {name: value for name, value in made.items() if name in parts or name == "weight"}
 
     def drop_encoders(self) -> None:
         self.dropped = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,7 @@ from training.fake_cache import Contents, FakePairs, FakeTask, open_cache, tiny
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.text_embedding import TextEmbedding
 from unsafe2safe.training.cache.content import keys_of
-from unsafe2safe.training.cache.rows import batch_of, first_row
+from unsafe2safe.training.cache.rows import Part, batch_of, first_row
 from unsafe2safe.training.task import PairBatch
 from unsafe2safe.training.views import View
 
@@ -62,15 +63,15 @@ def test_equal_content_is_encoded_once_and_a_complete_cache_needs_no_encoder(
     tmp_path: Path,
 ) -> None:
     seen: list[str] = []
-    task = FakeTask(lambda batch: seen.extend(key.image_id for key in batch.keys))
+    task = FakeTask(lambda batch, parts: seen.extend(encoded(batch, parts)))
     doubled = {**FEW, "again": FEW["p0"]}
-    _, _, options = open_cache(tmp_path / "cache", doubled, task, unit_size=20)
+    _, _, options = open_cache(tmp_path / "cache", doubled, task)
     assert options is not None
     assert options.no_text is None
     assert task.dropped
-    assert sorted({*seen, "again", "p0"}) == sorted(doubled)
-    assert len(seen) == len(FEW)
-    again = FakeTask(lambda batch: pytest.fail("encoded again"))
+    # three texts for nine pictures and one that is there twice, in whatever units they come
+    assert sorted(seen) == ALL
+    again = FakeTask(lambda batch, parts: pytest.fail("encoded again"))
     data, _, options = open_cache(tmp_path / "cache", FEW, again)
     assert options is not None
     assert options.no_text is not None
@@ -78,12 +79,29 @@ def test_equal_content_is_encoded_once_and_a_complete_cache_needs_no_encoder(
     assert_is_online(data, FEW)
 
 
+def encoded(batch: PairBatch, parts: Collection[str]) -> list[str]:
+    """What is encoded of one sample, by what it shows or says."""
+    shown = {"source": batch.source, "target": batch.target}
+    named = {part: f"{part} {round((float(shown[part].max()) + 1) * 127.5)}" for part in shown}
+    return [{**named, "text": batch.edit_instructions[0]}.get(part, part) for part in parts]
+
+
+# All that is in FEW, once each.
+ALL = sorted(
+    {f"source {s}" for s, _, _ in FEW.values()}
+    | {f"target {t}" for _, t, _ in FEW.values()}
+    | {f"text {text}" for _, _, text in FEW.values()}
+    | {"mask"}
+)
+
+
 def work(folder: Path, counts: Path) -> None:
-    """What each of several processes does; it notes in a file what it has encoded."""
+    """What each of several processes does; it notes in files what it has encoded."""
     torch.set_num_threads(1)
 
-    def note(batch: PairBatch) -> None:
-        (counts / f"{batch.keys[0].image_id}-{os.getpid()}").touch()
+    def note(batch: PairBatch, parts: Collection[str]) -> None:
+        for name in encoded(batch, parts):
+            (counts / f"{name}-{os.getpid()}").touch()
 
     open_cache(folder, FEW, FakeTask(note))
 
@@ -99,8 +117,9 @@ def test_processes_share_one_cache_and_encode_nothing_twice(tmp_path: Path) -> N
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-    assert len(list((tmp_path / "counts").iterdir())) == len(FEW)
-    data, _, _ = open_cache(tmp_path / "cache", FEW, FakeTask(lambda b: pytest.fail("encoded")))
+    counted = [path.name.rpartition("-")[0] for path in (tmp_path / "counts").iterdir()]
+    assert sorted(counted) == ALL
+    data, _, _ = open_cache(tmp_path / "cache", FEW, FakeTask(lambda *_: pytest.fail("encoded")))
     assert_is_online(data, FEW)
 
 
@@ -109,12 +128,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    open_cache(tmp_path / "undisturbed", FEW)
-    encoded: list[str] = []
+    whole: list[str] = []
+    task = FakeTask(lambda batch, parts: whole.extend(encoded(batch, parts)))
+    open_cache(tmp_path / "undisturbed", FEW, task)
+    begun_with: list[str] = []
 
-    def die(batch: PairBatch) -> None:
-        encoded.append(batch.keys[0].image_id)
-        if len(encoded) == 6:
+    def die(batch: PairBatch, parts: Collection[str]) -> None:
+        begun_with.append(batch.keys[0].image_id)
+        if len(begun_with) == 6:
             os._exit(9)
 
     fork = multiprocessing.get_context("fork")
@@ -125,8 +146,9 @@ def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same_bytes(tmp_path: 
     begun = files(tmp_path / "cache")
     assert 1 < len(begun) < len(files(tmp_path / "undisturbed"))
     seen: list[str] = []
-    open_cache(tmp_path / "cache", FEW, FakeTask(lambda b: seen.append(b.keys[0].image_id)))
-    assert len(seen) < len(FEW)
+    task = FakeTask(lambda batch, parts: seen.extend(encoded(batch, parts)))
+    open_cache(tmp_path / "cache", FEW, task)
+    assert 0 < len(seen) < len(whole)
     assert files(tmp_path / "cache") == files(tmp_path / "undisturbed")
 
 
@@ -148,11 +170,11 @@ def test_a_damaged_file_is_told_and_encoded_again(
 
 def test_what_is_not_finite_is_left_out_by_name(tmp_path: Path) -> None:
     class Overflowing(FakeTask):
-        def prepare(self, batch: PairBatch):
-            prepared = super().prepare(batch)
-            if "text 1" in batch.edit_instructions:
-                prepared.target[0, 0, 0, 0] = torch.inf
-            return prepared
+        def prepare_parts(self, batch: PairBatch, parts: Collection[Part]):
+            made = super().prepare_parts(batch, parts)
+            if "text 1" in batch.edit_instructions and "target" in made:
+                made["target"][0, 0, 0, 0] = torch.inf
+            return made
 
     for _ in range(2):  # and a complete cache remembers it
         data, failures, _ = open_cache(tmp_path / "cache", FEW, Overflowing())
@@ -166,7 +188,7 @@ def test_what_is_not_finite_is_left_out_by_name(tmp_path: Path) -> None:
 def test_a_picture_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
     contents = dict(FEW)
 
-    def change(batch: PairBatch) -> None:
+    def change(batch: PairBatch, parts: Collection[str]) -> None:
         contents.update(dict.fromkeys(contents, (99, 99, 99)))
 
     with pytest.raises(UsageError, match=r"p\d has changed while the cache was made"):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,13 @@ from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, embed_to
 from unsafe2safe.editors.lora_targets import lora_config, targets_key
 from unsafe2safe.editors.text_embedding import TextEmbedding
 from unsafe2safe.objectives.base import ObjectiveSettings, prediction_of
-from unsafe2safe.training.cache.rows import MadeOf, Row, batch_of, returned_by
+from unsafe2safe.training.cache.rows import (
+    MadeOf,
+    Part,
+    Row,
+    batch_of,
+    returned_by,
+)
 from unsafe2safe.training.diffusion import DiffusionDraws, draw_diffusion, mask_weights
 from unsafe2safe.training.draws import SampleKey, draw_normal
 from unsafe2safe.training.export import export_adapter
@@ -73,15 +79,17 @@ class TaskOptions:
         return replace(self, no_text=row)
 
 
-def frozen(prepare: Callable[[Self, Batch], PreparedEdit]) -> Callable[[Self, Batch], PreparedEdit]:
+def frozen(
+    prepare: Callable[[Self, Batch, Collection[Part]], dict[str, Any]],
+) -> Callable[[Self, Batch, Collection[Part]], dict[str, Any]]:
     """``prepare`` without gradients, and with each encoder in its own number type: autocast in
     fp16 would overflow the autoencoder, and what is cached could not be used with another
     ``trainer.precision``."""
 
     @wraps(prepare)
-    def alone(task: Self, batch: Batch) -> PreparedEdit:
+    def alone(task: Self, batch: Batch, parts: Collection[Part]) -> dict[str, Any]:
         with torch.no_grad(), torch.autocast(task.denoiser.device.type, enabled=False):
-            return prepare(task, batch)
+            return prepare(task, batch, parts)
 
     return alone
 
@@ -209,6 +217,12 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
     def prepare(self, batch: Batch) -> PreparedEdit:
         """Latents and embedded texts of a batch, from the frozen autoencoder and text encoders."""
 
+    def prepare_parts(self, batch: Batch, parts: Collection[Part]) -> dict[str, Any]:  # noqa: ARG002
+        """Of what :meth:`prepare` gives at least the fields that are made of ``parts``, by name;
+        what can be left out is not encoded."""
+        prepared = self.prepare(batch)
+        return {field.name: getattr(prepared, field.name) for field in fields(cast(Any, prepared))}
+
     @abstractmethod
     def draw(self, keys: Sequence[SampleKey], prepared: PreparedEdit) -> EditDraws:
         """All randomness of a step; each sample's depends on its own key only."""
@@ -321,23 +335,35 @@ class EditorTask(FineTuningTask[Batch, PreparedEdits]):
         )
 
 
+# What batches of pairs are prepared from.
+PAIR_PARTS: tuple[Part, ...] = ("target", "source", "text", "mask")
+
+
 class InstructPix2PixTask(EditorTask[PairBatch]):
     """Fine-tuning on pairs of pictures."""
 
-    @frozen
     def prepare(self, batch: PairBatch) -> PreparedEdits:
         """Encode target, source and texts.
 
         Raises:
             UsageError: the editor must not see all of the source, and the batch has no mask.
         """
-        vae = self.pipeline.vae
-        device, dtype = vae.device, vae.dtype
-        mean, deviation = encode_moments(vae, batch.target.to(device, dtype))
-        seen = self.editor.seen_source(batch.source, batch.mask)
-        source, _ = encode_moments(vae, seen.to(device, dtype))
-        text = self.embedded(
-            batch.public_captions, batch.edit_instructions, batch.combined_captions
-        )
-        weight = mask_weights(batch.mask, mean, self.options.mask_weight)
-        return PreparedEdits(mean.float(), deviation.float(), source.float(), text, weight)
+        return PreparedEdits(**self.prepare_parts(batch, PAIR_PARTS))
+
+    @frozen
+    def prepare_parts(self, batch: PairBatch, parts: Collection[Part]) -> dict[str, Any]:
+        vae, mask_weight = self.pipeline.vae, self.options.mask_weight
+        made: dict[str, Any] = {"weight": None}
+        if "target" in parts or ("mask" in parts and mask_weight):
+            mean, deviation = encode_moments(vae, batch.target.to(vae.device, vae.dtype))
+            made |= {"target_mean": mean.float(), "target_deviation": deviation.float()}
+            made["weight"] = mask_weights(batch.mask, mean, mask_weight)
+        if "source" in parts:
+            seen = self.editor.seen_source(batch.source, batch.mask)
+            source, _ = encode_moments(vae, seen.to(vae.device, vae.dtype))
+            made["source"] = source.float()
+        if "text" in parts:
+            made["text"] = self.embedded(
+                batch.public_captions, batch.edit_instructions, batch.combined_captions
+            )
+        return made

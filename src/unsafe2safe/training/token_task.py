@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ from torch import Tensor
 from unsafe2safe.editors.text_embedding import TextEmbedding
 from unsafe2safe.editors.token_editor import TokenEditor
 from unsafe2safe.objectives.conditioning import Dropped
-from unsafe2safe.training.cache.rows import MadeOf
+from unsafe2safe.training.cache.rows import MadeOf, Part
 from unsafe2safe.training.diffusion import draw_diffusion, mask_weights
 from unsafe2safe.training.draws import SampleKey, draw_normal
-from unsafe2safe.training.editor_task import EditDraws, FineTuningTask, frozen
+from unsafe2safe.training.editor_task import PAIR_PARTS, EditDraws, FineTuningTask, frozen
 from unsafe2safe.training.task import PairBatch
 
 
@@ -49,24 +49,37 @@ class TokenEditTask(FineTuningTask[PairBatch, PreparedTokenEdits]):
         grey = torch.zeros(1, 3, side, side)  # for a text encoder that sees the source
         return self.editor.encode_texts(self.pipeline, [""], grey)
 
-    @frozen
     def prepare(self, batch: PairBatch) -> PreparedTokenEdits:
         """Encode target, source and texts."""
-        editor, pipeline = self.editor, self.pipeline
-        mean, deviation = editor.encode_images(pipeline, batch.target)
-        source, _ = editor.encode_images(pipeline, batch.source)
+        return PreparedTokenEdits(**self.prepare_parts(batch, PAIR_PARTS))
+
+    @frozen
+    def prepare_parts(self, batch: PairBatch, parts: Collection[Part]) -> dict[str, Any]:
+        editor, pipeline, mask_weight = self.editor, self.pipeline, self.options.mask_weight
+        made: dict[str, Any] = {"weight": None}
+        if "target" in parts or ("mask" in parts and mask_weight):
+            mean, deviation = editor.encode_images(pipeline, batch.target)
+            made |= {"target_mean": mean, "target_deviation": deviation}
+            made["weight"] = mask_weights(batch.mask, mean, mask_weight)
+        if "source" in parts:
+            made["source"], _ = editor.encode_images(pipeline, batch.source)
+        if "text" in parts:
+            made |= self._embedded(batch)
+        return made
+
+    def _embedded(self, batch: PairBatch) -> dict[str, TextEmbedding]:
+        """The texts of a batch, and where they see the source what stands for dropped ones."""
+        editor, pipeline, dropout = self.editor, self.pipeline, self.objective
         texts = editor.texts_of(
             batch.public_captions, batch.edit_instructions, batch.combined_captions
         )
-        text = editor.encode_texts(pipeline, texts, batch.source)
-        no_text = unseen = None
-        dropout, count = self.objective, len(texts)
+        made = {"text": editor.encode_texts(pipeline, texts, batch.source)}
         if editor.text_sees_source and dropout.text_dropout > 0:
-            no_text = editor.encode_texts(pipeline, [""] * count, batch.source)
+            made["no_text"] = editor.encode_texts(pipeline, [""] * len(texts), batch.source)
         if editor.text_sees_source and dropout.image_dropout > 0:
-            unseen = editor.encode_texts(pipeline, texts, torch.zeros_like(batch.source))
-        weight = mask_weights(batch.mask, mean, self.options.mask_weight)
-        return PreparedTokenEdits(mean, deviation, source, text, no_text, unseen, weight)
+            grey = torch.zeros_like(batch.source)
+            made["unseen"] = editor.encode_texts(pipeline, texts, grey)
+        return made
 
     def _text(self, prepared: PreparedTokenEdits, dropped: Dropped) -> TextEmbedding:
         """What the denoiser is told; a dropped source is hidden from its texts, too."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -13,18 +13,31 @@ from torch import Tensor
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.progress import Progress
 from unsafe2safe.training.cache.content import NO_TEXT, Keys
-from unsafe2safe.training.cache.rows import Part, Row, first_row, parts_of
+from unsafe2safe.training.cache.rows import Part, Row, first_row, first_rows, parts_of
 from unsafe2safe.training.cache.store import RowStore
 
 
 @dataclass(frozen=True)
 class Wanted:
     """One sample in one view: the keys of its rows, and ``prepare``, which loads it, says what its
-    keys are now and gives it as a prepared batch of one."""
+    keys are now and gives the fields of a prepared batch of one, at least those that are made of
+    the given parts."""
 
     name: str
     keys: Keys
-    prepare: Callable[[], tuple[Keys, Any]]
+    prepare: Callable[[Collection[Part]], tuple[Keys, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What is encoded at once: parts of a sample."""
+
+    sample: Wanted
+    parts: tuple[Part, ...]
+
+    @property
+    def keys(self) -> dict[Part, str]:
+        return {part: self.sample.keys[part] for part in self.parts}
 
 
 def fill(
@@ -37,22 +50,27 @@ def fill(
 ) -> None:
     """Encode all rows that ``store`` lacks.
 
-    Samples are dealt to buckets by their content. A process takes a bucket that nobody works on,
-    and writes its rows as one file; in the end it waits for those that others have taken, and does
-    itself what they left. Each sample is encoded alone, so that a row is a function of its content
-    and not of its neighbours. ``begin_at``, in [0, 1): at which of the buckets, so that processes
-    that start together get in each other's way less.
+    What several samples share, as a text of many pictures, is encoded once, by itself, and
+    of each sample the rest. Both are dealt to buckets by content. A process takes a bucket that
+    nobody works on, and writes its rows as one file; in the end it waits for those that others have
+    taken, and does itself what they left. Each sample is encoded alone, so that a row is a function
+    of its content and not of its neighbours. ``begin_at``, in [0, 1): at which of the buckets, so
+    that processes that start together get in each other's way less.
 
     Raises:
         UsageError: a picture has changed since its key was computed.
     """
     parts = parts_of(kind)
-    buckets = _buckets([w for w in wanted if lacking(store, w.keys, kind)], len(wanted), unit_size)
+    shared, own = _items(wanted, sorted(set(parts.values())))
+    buckets = {
+        **_buckets(store, own, unit_size, ""),
+        **_buckets(store, shared, unit_size, "shared-"),
+    }
     names = sorted(buckets)
     turn = int(begin_at * len(names))
     order = names[turn:] + names[:turn]
-    left = sum(map(len, buckets.values()))
-    with Progress("encoding", len(wanted), len(wanted) - left) as progress:
+    count, left = len(shared) + len(own), sum(map(len, buckets.values()))
+    with Progress("encoding", count, count - left) as progress:
         if NO_TEXT not in store:
             with store.bucket(NO_TEXT, wait=True):
                 store.refresh()
@@ -75,48 +93,60 @@ def lacking(store: RowStore, keys: Keys, kind: type[Any]) -> set[Part]:
     return {part for part in set(parts_of(kind).values()) if keys[part] not in store}
 
 
+def _items(wanted: Sequence[Wanted], parts: Sequence[Part]) -> tuple[list[_Item], list[_Item]]:
+    """What several samples share, each once, and of each sample what no other has."""
+    holders = Counter(sample.keys[part] for sample in wanted for part in parts)
+    shared: dict[str, _Item] = {}
+    own = []
+    for sample in wanted:
+        for part in parts:
+            if holders[sample.keys[part]] > 1:
+                shared.setdefault(sample.keys[part], _Item(sample, (part,)))
+        alone = tuple(part for part in parts if holders[sample.keys[part]] == 1)
+        if alone:
+            own.append(_Item(sample, alone))
+    return list(shared.values()), own
+
+
 def _buckets(
-    lacking_samples: Sequence[Wanted], count: int, unit_size: int
-) -> dict[str, list[Wanted]]:
-    """Samples by the first bits of a hash of their keys: as many bits as give about
-    ``unit_size`` of ``count`` samples, so that processes that came at other times agree."""
-    bits = max(0, (max(count, 1) // unit_size).bit_length())
-    found: dict[str, list[Wanted]] = defaultdict(list)
-    for sample in lacking_samples:
-        digest = blake2b(repr(sorted(sample.keys.items())).encode(), digest_size=4).digest()
-        found[f"{int.from_bytes(digest) >> (32 - bits):06d}of{1 << bits}"].append(sample)
+    store: RowStore, items: Sequence[_Item], unit_size: int, prefix: str
+) -> dict[str, list[_Item]]:
+    """Those of ``items`` that ``store`` lacks, by the first bits of a hash of their keys: as many
+    bits as give about ``unit_size`` of all, so that processes that came at other times agree."""
+    bits = max(0, (max(len(items), 1) // unit_size).bit_length())
+    found: dict[str, list[_Item]] = defaultdict(list)
+    for item in items:
+        if all(key in store for key in item.keys.values()):
+            continue
+        digest = blake2b(repr(sorted(item.keys.items())).encode(), digest_size=4).digest()
+        found[f"{prefix}{int.from_bytes(digest) >> (32 - bits):06d}of{1 << bits}"].append(item)
     return found
 
 
 def _fill_bucket(
-    store: RowStore, name: str, samples: Sequence[Wanted], parts: Mapping[str, Part]
+    store: RowStore, name: str, items: Sequence[_Item], parts: Mapping[str, Part]
 ) -> None:
     rows: dict[str, Row] = {}
     not_finite: set[str] = set()
-    for sample in samples:
-        keys = {part: sample.keys[part] for part in set(parts.values())}
-        missing = {
-            part
-            for part, key in keys.items()
-            if key not in store and key not in rows and key not in not_finite
-        }
+    for item in items:
+        missing = [part for part, key in item.keys.items() if key not in store]
         if not missing:
             continue
-        now, prepared = sample.prepare()
-        if now != sample.keys:
+        now, prepared = item.sample.prepare(missing)
+        if now != item.sample.keys:
             raise UsageError(
-                f"{sample.name} has changed while the cache was made; run the same command again"
+                f"{item.sample.name} has changed while the cache was made; run the same command "
+                "again"
             )
         encoded: dict[Part, Row] = {part: {} for part in missing}
-        for field, tensor in first_row(prepared).items():
-            part = parts[field.partition(".")[0]]
-            if part in missing:
-                encoded[part][field] = tensor
+        for field, row in first_rows(prepared).items():
+            if parts[field] in encoded:
+                encoded[parts[field]].update(row)
         for part, row in encoded.items():
             if all(_finite(tensor) for tensor in row.values()):
-                rows[keys[part]] = _kept(row)
+                rows[item.keys[part]] = _kept(row)
             else:
-                not_finite.add(keys[part])
+                not_finite.add(item.keys[part])
     if rows or not_finite:
         store.write(name, rows, sorted(not_finite))
 

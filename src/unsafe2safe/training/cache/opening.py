@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.training.cache.building import Wanted, fill, lacking
 from unsafe2safe.training.cache.content import NO_TEXT, Keys, KnownKeys, keys_of
 from unsafe2safe.training.cache.data import CachedPairs
-from unsafe2safe.training.cache.rows import parts_of, returned_by
+from unsafe2safe.training.cache.rows import Part, parts_of, returned_by
 from unsafe2safe.training.cache.store import RowStore
 from unsafe2safe.training.editor_task import FineTuningTask, TaskOptions
 from unsafe2safe.training.pairs import PairDataset
@@ -248,9 +248,10 @@ def _prepared(
     index: int,
     view: View,
     mask_weight: float,
-) -> tuple[Keys, Any]:
+    parts: Collection[Part],
+) -> tuple[Keys, Mapping[str, Any]]:
     pair = data.load(index, view)
-    return keys_of(pair, editor, mask_weight), task.prepare(data.collate([pair]))
+    return keys_of(pair, editor, mask_weight), task.prepare_parts(data.collate([pair]), parts)
 
 
 def _by_place(

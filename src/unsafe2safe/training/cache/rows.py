@@ -49,6 +49,14 @@ def first_row(prepared: Any) -> Row:
     return {name: tensor[0] for name, tensor in _leaves(prepared, "")}
 
 
+def first_rows(prepared: Mapping[str, Any]) -> Mapping[str, Row]:
+    """As :func:`first_row`, of fields by name; each field's tensors by theirs."""
+    return {
+        field: {name: tensor[0] for name, tensor in _leaves(value, field)}
+        for field, value in prepared.items()
+    }
+
+
 def _leaves(value: Any, name: str) -> list[tuple[str, Tensor]]:
     if value is None:
         return []
