@@ -7,22 +7,31 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from editors.tiny_kontext import SIDE, TEXT_TOKENS, kontext, save_tiny_kontext
+from editors.tiny_qwen_edit import SIDE as QWEN_SIDE
+from editors.tiny_qwen_edit import save_tiny_qwen_edit
 from safetensors import safe_open
 from tiny_bases import write_base
+from tiny_xl import write_single_file, write_xl
 from training.make_pairs import World, make_world
+from training.test_token_task import objective
 from training.test_train_job import losses
 from transformers import PreTrainedModel
 
+from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import ExitStatus, RunResult
 from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.token_editor import TokenEditor
 from unsafe2safe.jobs.train import run
+from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.cache.opening import is_wanted
-from unsafe2safe.training.editor_task import FineTuningTask
+from unsafe2safe.training.cache.rows import first_row
+from unsafe2safe.training.editor_recipe import task_of
+from unsafe2safe.training.editor_task import FineTuningTask, TaskOptions
+from unsafe2safe.training.token_task import TokenEditTask
 from unsafe2safe.training.validation.results import read_results
 
 STEPS = ["trainer.max_steps=4", "trainer.batch_size=2", "trainer.gradient_check=false"]
@@ -55,11 +64,6 @@ def kontext_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_kontext(tmp_path_factory.mktemp("kontext"))
 
 
-@pytest.fixture(scope="module")
-def ip2p_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("ip2p"))
-
-
 def no_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Autoencoders and text encoders cannot be loaded before the export asks for them."""
     allowed: list[bool] = []
@@ -81,21 +85,38 @@ def no_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kind, "from_pretrained", classmethod(guarded))
 
 
-@pytest.mark.parametrize("family", ["kontext", pytest.param("ip2p", marks=pytest.mark.slow)])
-def test_cached_and_uncached_runs_have_the_same_losses_and_a_complete_cache_needs_no_encoder(
-    family: str,
-    world: World,
-    kontext_base: Path,
-    ip2p_base: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def on_unet(family: str, base: Path, *overrides: str) -> list[str]:
+    sized = ["editor.resolution=64", "editor.dtype=float32", "editor.steps=2"]
+    return [f"editor={family}", f"editor.weights={base}", *sized, *overrides]
+
+
+def on_qwen_edit(base: Path) -> list[str]:
+    small = {"dtype": "float32", "resolution": QWEN_SIDE, "text_image_side": QWEN_SIDE, "steps": 2}
+    shown = [f"editor.{key}={value}" for key, value in small.items()]
+    return ["editor=qwen_edit", f"editor.weights={base}", *shown, "editor.rank=2"]
+
+
+def choices_of(family: str, folder: Path) -> list[str]:
+    """A toy base of the family, written to ``folder``, and what trains on it."""
     if family == "kontext":
-        choices = on_kontext(kontext_base)
-    else:
-        branch = ["editor.caption_branch=safe", "editor.source=blur"]
-        choices = ["editor=ip2p", f"editor.weights={ip2p_base}", "editor.resolution=64", *branch]
-        choices.append("editor.steps=2")
+        return on_kontext(save_tiny_kontext(folder))
+    if family == "qwen_edit":  # whose texts see the source, and are of unequal lengths
+        return [*on_qwen_edit(save_tiny_qwen_edit(folder)), "objective.image_dropout=0.2"]
+    if family == "sdxl_ip2p":  # two text encoders, and a pooled text
+        return on_unet(family, write_xl(folder))
+    return on_unet(family, write_base(folder), "editor.caption_branch=safe", "editor.source=blur")
+
+
+SLOW = ("ip2p", "sdxl_ip2p", "qwen_edit")
+
+
+@pytest.mark.parametrize(
+    "family", ["kontext", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_cached_and_uncached_runs_have_the_same_losses_and_a_complete_cache_needs_no_encoder(
+    family: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = choices_of(family, tmp_path / "base")
     choices += [*STEPS, "objective.text_dropout=0.3", "editor.captions=public+instruction"]
     choices.append(f"paths.private={tmp_path / 'private'}")
 
@@ -115,10 +136,65 @@ def test_cached_and_uncached_runs_have_the_same_losses_and_a_complete_cache_need
         tmp_path / name / "adapter/pytorch_lora_weights.safetensors"
         for name in ("built", "complete")
     ]
-    if family == "kontext":  # with a branch they lie elsewhere
+    if family != "ip2p":  # with a branch they lie elsewhere
         assert adapters[0].read_bytes() == adapters[1].read_bytes()
     cards = [(tmp_path / n / "adapter/adapter.json").read_bytes() for n in ("online", "complete")]
     assert cards[0] == cards[1]  # the fingerprint of the base among them
+    if family == "qwen_edit":
+        (folder,) = (tmp_path / "private/caches").iterdir()
+        assert len(text_lengths(folder)) == 3  # so that those of a batch were filled up
+
+
+def text_lengths(folder: Path) -> set[int]:
+    """In tokens, of the texts that a cache holds."""
+    lengths = set()
+    for path in (folder / "rows").glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            rows = [name for name in file.keys() if name.endswith("/text.tokens")]  # noqa: SIM118
+            lengths |= {file.get_slice(name).get_shape()[0] for name in rows}
+    return lengths
+
+
+def fresh_task(family: str, base: Path, options: TaskOptions | None = None) -> FineTuningTask:
+    if family == "kontext":
+        return TokenEditTask(kontext(weights=str(base)), objective(), 4, options)
+    config = on_unet("ip2p", base) if family == "ip2p" else on_cosxl(base)
+    chosen: Any = load("train", config)
+    editor = build(chosen.editor, "editor", TrainableEditor)  # type: ignore[type-abstract]
+    settings = build(chosen.objective, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
+    return task_of(editor)(editor, settings, 4, options)
+
+
+def on_cosxl(folder: Path) -> list[str]:
+    file = folder / "cosxl_edit.safetensors"
+    return on_unet("cosxl", file, f"editor.layout={folder}")
+
+
+@pytest.mark.parametrize(
+    "family", ["kontext", pytest.param("ip2p", marks=pytest.mark.slow), "cosxl"]
+)
+def test_to_edit_and_to_export_the_encoders_alone_are_loaded(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    if family == "cosxl":
+        write_single_file(write_xl(base, kind="cosxl"), base / "cosxl_edit.safetensors")
+    else:
+        {"kontext": save_tiny_kontext, "ip2p": write_base}[family](base)
+    whole = fresh_task(family, base)
+    cached = fresh_task(family, base, TaskOptions(no_text=first_row(whole.no_text)))
+    assert cached.base is None
+    # from here on no weight of the denoiser can be read
+    denoiser, *encoders = cached.editor.parts
+    for file in (base / denoiser).glob("*.safetensors"):
+        file.unlink()
+    monkeypatch.setattr(UNet2DConditionModel, "from_single_file", lambda *_, **__: 1 / 0)
+    cached.load_encoders()
+    assert cached.base == whole.base
+    for name in encoders:
+        loaded, expected = (getattr(one.pipeline, name).state_dict() for one in (cached, whole))
+        assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+    assert not any(weight.is_meta for weight in cached.network.parameters())
 
 
 def test_a_cache_of_another_base_is_told_before_any_weight_is_loaded(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +21,6 @@ from unsafe2safe.editors.lora_targets import PATTERN, names_for_peft, targets_ke
 from unsafe2safe.editors.quantization import Quantize, check_quantize, unpacked
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 _SAMPLED_PER_TENSOR = 4096
@@ -101,6 +100,8 @@ class TrainableEditor(Editor):
     true_size: ClassVar[str | None] = None
     # The parts of the pipeline that hold weights, by diffusers' name; the denoiser is the first.
     parts: ClassVar[tuple[str, ...]]
+    # What weights are rounded to before they are hashed; None: to nothing.
+    fingerprint_dtype: ClassVar[str | None] = None
     # Tag of model cards.
     family: ClassVar[str]
     # Whether its base can be loaded with `quantize`.
@@ -165,9 +166,18 @@ class TrainableEditor(Editor):
         ``without``: of ``parts``, those that are not loaded. Of an autoencoder its config is there
         all the same."""
 
-    @abstractmethod
+    def part_fingerprints(self, pipeline: Any, parts: Iterable[str]) -> dict[str, str]:
+        """Hash of the weights of each of ``parts`` of ``pipeline``, which must not carry an adapter
+        yet."""
+        rounded_to = self.fingerprint_dtype
+        return {
+            part: weights_fingerprint(getattr(pipeline, part), rounded_to=rounded_to)
+            for part in parts
+        }
+
     def base_fingerprint(self, pipeline: Any) -> str:
-        """Hash of the weights of ``pipeline``, which must not carry an adapter yet."""
+        """Hash of all weights of ``pipeline``, which must not carry an adapter yet."""
+        return joined_fingerprint(self.part_fingerprints(pipeline, self.parts))
 
     @abstractmethod
     def load_pipeline(self) -> Any:
@@ -315,21 +325,25 @@ class TrainableEditor(Editor):
         return [self.text_of(*texts) for texts in asked]
 
 
-def weights_fingerprint(
-    modules: dict[str, nn.Module], rounded_to: torch.dtype | None = None
-) -> str:
-    """A hash of the modules' weights: names, shapes, and evenly spaced values of each tensor.
+def weights_fingerprint(module: nn.Module, rounded_to: str | None = None) -> str:
+    """A hash of the module's weights: names, shapes, and evenly spaced values of each tensor.
 
     Enough to tell one base from another without reading billions of values. Values are rounded to
-    ``rounded_to`` first, so that the same base has one hash in this and in a finer dtype.
+    the dtype ``rounded_to`` first, so that the same base has one hash in this and in a finer one.
     """
-    digest = blake2b(digest_size=8)
-    for part, module in sorted(modules.items()):
-        for name, value in sorted(module.state_dict().items()):
-            flat = unpacked(value.detach()).flatten()
-            sample = flat[:: max(1, flat.numel() // _SAMPLED_PER_TENSOR)]
-            digest.update(f"{part}.{name}{tuple(value.shape)}".encode())
-            if rounded_to is not None and sample.is_floating_point():
-                sample = sample.to(rounded_to)
-            digest.update(sample.double().cpu().numpy().tobytes())
+    import torch
+
+    digest = blake2b(digest_size=16)
+    for name, value in sorted(module.state_dict().items()):
+        flat = unpacked(value.detach()).flatten()
+        sample = flat[:: max(1, flat.numel() // _SAMPLED_PER_TENSOR)]
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        if rounded_to is not None and sample.is_floating_point():
+            sample = sample.to(getattr(torch, rounded_to))
+        digest.update(sample.double().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def joined_fingerprint(parts: Mapping[str, str]) -> str:
+    """The fingerprint of a base, from those of its parts by name."""
+    return blake2b(repr(sorted(parts.items())).encode(), digest_size=8).hexdigest()

@@ -31,7 +31,7 @@ from unsafe2safe.editors.caption_branch import (
     load_caption_branch,
 )
 from unsafe2safe.editors.concealment import concealed, hidden_in_square
-from unsafe2safe.editors.fine_tuning import TrainableEditor, weights_fingerprint
+from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.lora_loading import load_lora
 from unsafe2safe.editors.precision import resolve_precision
 from unsafe2safe.editors.text_embedding import TextEmbedding
@@ -214,11 +214,6 @@ class InstructPix2PixEditor(TrainableEditor):
         if self.caption_branch != "none":
             tokens = pipeline.tokenizer.model_max_length
             add_caption_branch(pipeline.unet, tokens, self.shipped_branch(), self.caption_branch)
-
-    def base_fingerprint(self, pipeline: Any) -> str:
-        """Hash of the weights of ``pipeline``, which must not carry an adapter yet."""
-        modules = {"unet": pipeline.unet, "vae": pipeline.vae, "text": pipeline.text_encoder}
-        return weights_fingerprint(modules)
 
     def load_pipeline(self) -> Any:
         """A new pipeline with ``adapter``, if there is one.

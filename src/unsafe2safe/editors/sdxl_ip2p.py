@@ -19,7 +19,6 @@ from torch import Tensor
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.editors.base import Pixels
-from unsafe2safe.editors.fine_tuning import weights_fingerprint
 from unsafe2safe.editors.library_logs import texts_unprinted
 from unsafe2safe.editors.stable_diffusion import StableDiffusionEditor
 from unsafe2safe.editors.text_embedding import TextEmbedding
@@ -93,9 +92,6 @@ class SdxlIp2pEditor(StableDiffusionEditor):
         from diffusers import EDMEulerScheduler  # any scheduler's file is called the same
 
         return self._base.component_config(EDMEulerScheduler, "scheduler")
-
-    def base_fingerprint(self, pipeline: Any) -> str:
-        return weights_fingerprint({part: getattr(pipeline, part) for part in self.parts})
 
     def embed(self, pipeline: Any, texts: Sequence[str]) -> TextEmbedding:
         with texts_unprinted(pipeline):

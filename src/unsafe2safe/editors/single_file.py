@@ -6,6 +6,7 @@ in diffusers' layout, beside which it is read.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -15,7 +16,13 @@ from typing import Any
 import torch
 
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.editors.base_weights import HUB_ID, BaseWeights, first_line, sampled_hash
+from unsafe2safe.editors.base_weights import (
+    HUB_ID,
+    BaseWeights,
+    drop_weights,
+    first_line,
+    sampled_hash,
+)
 from unsafe2safe.editors.library_logs import quiet
 
 SUFFIX = ".safetensors"
@@ -86,8 +93,15 @@ class SingleFile:
         with self._opened() as file:
             return round(float(file.get_tensor(name)), 6) if name in file.keys() else None  # noqa: SIM118
 
-    def load(self, pipeline_class: Any, dtype: dict[str, torch.dtype], **settings: Any) -> Any:
-        """A pipeline of ``pipeline_class``, ``dtype`` by the names of its parts.
+    def load(
+        self,
+        pipeline_class: Any,
+        dtype: Mapping[str, torch.dtype],
+        without: Collection[str] = (),
+        **settings: Any,
+    ) -> Any:
+        """A pipeline of ``pipeline_class``, ``dtype`` by the names of its parts and ``default``.
+        Parts ``without`` are left out as in :meth:`BaseWeights.left_out`.
 
         Raises:
             UsageError: it is not there, is damaged, or does not fit the layout.
@@ -98,25 +112,30 @@ class SingleFile:
         try:
             of_file = {"config": str(self._layout_folder), "local_files_only": True}
             # Two parts are read apart: one has a number type of its own, one its own channels.
+            parts: dict[str, Any] = dict.fromkeys(without)
             with quiet("diffusers.models.modeling_utils"):  # it warns of every cast
-                unet = UNet2DConditionModel.from_single_file(
-                    str(self._path),
-                    subfolder="unet",
-                    in_channels=self._channels,
-                    dtype=dtype["unet"],
-                    **of_file,
-                )
-                vae = AutoencoderKL.from_single_file(
+                if "unet" not in without:
+                    parts["unet"] = UNet2DConditionModel.from_single_file(
+                        str(self._path),
+                        subfolder="unet",
+                        in_channels=self._channels,
+                        dtype=dtype["unet"],
+                        **of_file,
+                    )
+                parts["vae"] = AutoencoderKL.from_single_file(
                     str(self._path), subfolder="vae", dtype=dtype.get("vae"), **of_file
                 )
-                return pipeline_class.from_single_file(
-                    str(self._path), unet=unet, vae=vae, dtype=dtype["unet"], **of_file, **settings
+                pipeline = pipeline_class.from_single_file(
+                    str(self._path), **parts, dtype=dtype["default"], **of_file, **settings
                 )
         except (
             OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError,
             SingleFileComponentError,
         ) as error:  # fmt: skip
             raise UsageError(f"editor.weights={self.told}: {first_line(error)}") from None
+        if "vae" in without:
+            drop_weights(pipeline, "vae")
+        return pipeline
 
     @cached_property
     def _channels(self) -> int:

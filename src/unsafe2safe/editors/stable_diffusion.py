@@ -15,7 +15,7 @@ from torch import nn
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.editors.base_weights import BaseWeights, drop_weights
+from unsafe2safe.editors.base_weights import BaseWeights
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor
 from unsafe2safe.editors.lora_targets import is_target
 from unsafe2safe.editors.single_file import SingleFile
@@ -75,7 +75,7 @@ class StableDiffusionEditor(InstructPix2PixEditor):
         self._tell_base()
         dtype: torch.dtype = getattr(torch, self.dtype)
         loaded = [part for part in self.parts if part not in without]
-        dtypes = dict.fromkeys(loaded, dtype)
+        dtypes = {"default": dtype, **dict.fromkeys(loaded, dtype)}
         if dtype == torch.float16 and "vae" in loaded:
             _log.info(
                 "editor.dtype=float16: the autoencoder stays in float32; it overflows in float16"
@@ -83,9 +83,7 @@ class StableDiffusionEditor(InstructPix2PixEditor):
             dtypes["vae"] = torch.float32
         kind, settings = getattr(diffusers, self.pipeline_class), self.loading()
         if isinstance(self._base, SingleFile):  # none of those editors can be quantized
-            pipeline = self._base.load(kind, dtype=dtypes, **settings)
-            for part in without:
-                drop_weights(pipeline, part)
+            pipeline = self._base.load(kind, dtypes, without, **settings)
         else:
             settings |= self._base.left_out(without)
             pipeline = self._base.load_quantized(
@@ -98,7 +96,7 @@ class StableDiffusionEditor(InstructPix2PixEditor):
             if module.dtype != dtypes[part]:
                 module.to(dtype=dtypes[part])
             module.requires_grad_(False).eval()
-        if self.widened:
+        if "unet" in loaded and self.widened:
             widen_conv_in(pipeline.unet)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -24,7 +24,7 @@ from unsafe2safe.editors.adapter_card import AdapterCard, adapter_folder, check_
 from unsafe2safe.editors.attention import check_attention, set_attention
 from unsafe2safe.editors.base import EditRequest, Pixels
 from unsafe2safe.editors.base_weights import BaseWeights, first_line
-from unsafe2safe.editors.fine_tuning import TrainableEditor, weights_fingerprint
+from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import restore, square
 from unsafe2safe.editors.lora_loading import load_lora
 from unsafe2safe.editors.text_embedding import TextEmbedding
@@ -64,6 +64,7 @@ class TokenEditor(TrainableEditor):
     source_conditioning: ClassVar[Literal["channel", "token", "none"]] = "token"
     quantizable: ClassVar[bool] = True
     predicts: ClassVar[str | None] = "flow_prediction"
+    fingerprint_dtype: ClassVar[str | None] = "bfloat16"  # so that it is the same for each `dtype`
     side_step: ClassVar[int] = 16
     # The diffusers pipeline, by name: importing it here would load torch's heavy friends.
     pipeline_class: ClassVar[str]
@@ -155,11 +156,6 @@ class TokenEditor(TrainableEditor):
                 getattr(pipeline, name).requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
-
-    def base_fingerprint(self, pipeline: Any) -> str:
-        """Hash of the weights of ``pipeline``, the same whatever the ``dtype``."""
-        modules = {name: getattr(pipeline, name) for name in self.parts}
-        return weights_fingerprint(modules, rounded_to=torch.bfloat16)
 
     def load_pipeline(self) -> Any:
         pipeline = self.load_base()

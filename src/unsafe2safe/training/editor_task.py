@@ -17,7 +17,7 @@ from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.editors.base_weights import drop_weights
 from unsafe2safe.editors.caption_branch import caption_branch
-from unsafe2safe.editors.fine_tuning import TrainableEditor
+from unsafe2safe.editors.fine_tuning import TrainableEditor, joined_fingerprint
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, embed_tokens, encode_moments
 from unsafe2safe.editors.lora_targets import lora_config, targets_key
 from unsafe2safe.editors.text_embedding import TextEmbedding
@@ -119,8 +119,8 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
         self.pipeline = (
             editor.load_base(without=self._left_out) if self._left_out else editor.load_base()
         )
-        # None where parts are left out: the export, which needs them, will know.
-        self.base = None if self._left_out else editor.base_fingerprint(self.pipeline)
+        loaded = [part for part in editor.parts if part not in self._left_out]
+        self._fingerprints = editor.part_fingerprints(self.pipeline, loaded)
         predicted = prediction_of(self.pipeline.scheduler)
         self.objective = objective.for_base(predicted, f"editor={editor.name}")
         self.denoiser: Any = editor.denoiser(self.pipeline)
@@ -149,6 +149,14 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
                 self._no_text = self.embed_nothing()
         else:
             self._no_text = batch_of(returned_by(type(self).embed_nothing), [no_text])
+
+    @property
+    def base(self) -> str | None:
+        """The fingerprint of the base; None as long as parts of it have never been loaded: the
+        export, which needs them, will know."""
+        if set(self._fingerprints) != set(self.editor.parts):
+            return None
+        return joined_fingerprint(self._fingerprints)
 
     @abstractmethod
     def embed_nothing(self) -> Any:
@@ -180,10 +188,10 @@ class FineTuningTask(ABC, Generic[Batch, PreparedEdit]):
         """Load autoencoder and text encoders if they are not there: to edit and to export."""
         if not self._left_out:
             return
-        whole = self.editor.load_base()
-        self.base = self.base or self.editor.base_fingerprint(whole)
+        loaded = self.editor.load_base(without=self.editor.parts[:1])
+        self._fingerprints |= self.editor.part_fingerprints(loaded, self._left_out)
         for name in self._left_out:
-            part = getattr(whole, name).requires_grad_(False).eval().to(self.denoiser.device)
+            part = getattr(loaded, name).requires_grad_(False).eval().to(self.denoiser.device)
             self.pipeline.register_modules(**{name: part})
             self.network.add_module(name, part)
         self._left_out = ()
