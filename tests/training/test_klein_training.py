@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from editors.tiny_klein import LATENT_CHANNELS, LAYERS, SIDE, TEXT_TOKENS, klein, save_tiny_klein
 from PIL import Image
 from training.make_pairs import make_world
+from training.three_steps import three_steps
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
@@ -38,17 +41,27 @@ def images(seed: int) -> torch.Tensor:
     return to_model(list(pixels))
 
 
-def test_loss_is_that_of_the_pipelines_own_latents_ids_and_schedule(base: Path) -> None:
+TEXTS = ("red hair", "blue")
+
+
+def build_task(base: Path, **settings: Any) -> TokenEditTask:
     rates = [f"objective.{name}_dropout=0" for name in ("text", "image", "both")]
-    settings = load("train", rates).objective  # type: ignore[attr-defined]
-    objective = build(settings, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
-    task = TokenEditTask(klein(weights=str(base)), objective, 4)
-    pipeline, texts = task.pipeline, ("red hair", "blue")
+    chosen = load("train", rates).objective  # type: ignore[attr-defined]
+    objective = build(chosen, "objective", ObjectiveSettings)  # type: ignore[type-abstract]
+    return TokenEditTask(klein(weights=str(base), **settings), objective, 4)
+
+
+def losses(task: TokenEditTask) -> torch.Tensor:
+    prepared = task.prepare(PairBatch(KEYS, images(0), images(1), TEXTS, TEXTS))
+    return task.loss(prepared, task.draw(KEYS, prepared))
+
+
+def test_loss_is_that_of_the_pipelines_own_latents_ids_and_schedule(base: Path) -> None:
+    task = build_task(base)
+    pipeline, texts = task.pipeline, TEXTS
     source, target = images(0), images(1)
     with torch.no_grad():
-        prepared = task.prepare(PairBatch(KEYS, source, target, texts, texts))
-        ours = task.loss(prepared, task.draw(KEYS, prepared))
-
+        ours = losses(task)
         bn = pipeline.vae.bn
         deviation = (bn.running_var + 1e-4).sqrt().view(1, -1, 1, 1)
         posterior = pipeline._patchify_latents(pipeline.vae.encode(target).latent_dist.std)
@@ -94,6 +107,17 @@ def test_loss_is_that_of_the_pipelines_own_latents_ids_and_schedule(base: Path) 
         ).sample[:, :tokens]
         expected = (predicted - pipeline._pack_latents(noise - latents)).square().mean((1, 2))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+def test_what_is_trained_learns_alone_and_its_export_edits_as_trained(
+    kind: str, base: Path, tmp_path: Path
+) -> None:
+    task = build_task(base, trainable=kind)
+    three_steps(task, lambda: losses(task))
+    task.export(tmp_path / "adapter")  # proves to 1e-4 that it loads
+    card = json.loads((tmp_path / "adapter/adapter.json").read_text())
+    assert (card["editor"], card["prediction_type"]) == ("flux2_klein", "flow_prediction")
 
 
 def test_train_py_writes_an_adapter_that_plain_diffusers_loads(base: Path, tmp_path: Path) -> None:

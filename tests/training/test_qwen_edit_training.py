@@ -19,6 +19,7 @@ from editors.tiny_qwen_edit import (
 )
 from PIL import Image
 from training.make_pairs import make_world
+from training.three_steps import three_steps
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
@@ -28,7 +29,6 @@ from unsafe2safe.jobs.train import run
 from unsafe2safe.objectives.base import ObjectiveSettings
 from unsafe2safe.training.draws import SampleKey, draw_normal, draw_uniform
 from unsafe2safe.training.export import fixed_picture
-from unsafe2safe.training.gradient_check import check_gradients
 from unsafe2safe.training.task import PairBatch
 from unsafe2safe.training.token_task import TokenEditTask
 
@@ -140,15 +140,7 @@ def test_what_is_trained_learns_alone_and_its_export_edits_as_trained(
     dotted = [f"transformer_blocks.1.{part}." for part in deaf]
     assert not [name for name in trainable if any(part in name for part in dotted)]
     assert any("transformer_blocks.0.attn.to_add_out" in name for name in trainable)
-    check_gradients(task.network, trainable, lambda _: losses(task, 2).mean(), 1e-3)
-    frozen = {n: p.clone() for n, p in task.network.named_parameters() if n not in trainable}
-    optimizer = torch.optim.AdamW(list(trainable.values()), lr=0.01)
-    for _ in range(3):
-        optimizer.zero_grad()
-        losses(task, 2).mean().backward()
-        optimizer.step()
-    now = dict(task.network.named_parameters())
-    assert all(torch.equal(value, now[name]) for name, value in frozen.items())
+    three_steps(task, lambda: losses(task, 2), learning_rate=0.01)
     task.export(tmp_path / "adapter")  # proves to 1e-4 that it loads
     told = (tmp_path / "adapter/README.md").read_text()
     assert "Plain diffusers shows the source at 1024 px" in told
