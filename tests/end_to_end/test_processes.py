@@ -128,10 +128,12 @@ def test_two_processes_killed_and_stopped_give_the_losses_and_weights_of_one(
     assert (read_run(output) or {})["status"] == "complete"
 
 
-def test_weights_shared_out_over_two_processes_give_them_too(world: World, tmp_path: Path) -> None:
-    alone = tmp_path / "alone"
+def test_weights_shared_out_over_two_processes_give_those_of_ddp_on_two(
+    world: World, tmp_path: Path
+) -> None:
+    ddp = tmp_path / "ddp"
     ended = run_script(
-        "train", *world.overrides, *SETTINGS, *ALONE, *UNSEEN, f"output_dir={alone}", cwd=tmp_path
+        "train", *world.overrides, *SETTINGS, *TWO, *UNSEEN, f"output_dir={ddp}", cwd=tmp_path
     )
     assert ended.status == 0, ended.said
     output = tmp_path / "run"
@@ -153,11 +155,11 @@ def test_weights_shared_out_over_two_processes_give_them_too(world: World, tmp_p
     )
     assert last.returncode == 0, last.stdout + last.stderr
     assert "resuming after step 2" in last.stderr
-    the_same_training(output, alone)
-    # and a checkpoint of it is one that any other number of processes goes on from
+    the_same_training(output, ddp)
+    # and a checkpoint of it is one that DDP goes on from, on any number of processes
     ours, theirs = (
         torch.load(folder / "checkpoints" / f"step-{STEPS:08d}.ckpt", weights_only=True)
-        for folder in (output, alone)
+        for folder in (output, ddp)
     )
     for key in ("state_dict", "optimizer_states", "average", "sampler"):
         one, other = (dict(tree_leaves_with_path(content[key])) for content in (ours, theirs))
