@@ -112,14 +112,14 @@ def test_kept_weights_are_the_averaged_ones_and_load_as_an_adapter(
     assert weights(tmp_path / "run", "validated/step-00000003") == weights(tmp_path / "run")
     plain = load_file(tmp_path / "run/adapter/pytorch_lora_weights.safetensors")
     state = torch.load(tmp_path / "run/checkpoints/step-00000003.ckpt", weights_only=True)
-    last = {
-        name.split("unet.")[-1].replace(".default", ""): v
-        for name, v in state["state_dict"].items()
-    }
-    changed = [
-        n for n, value in plain.items() if not torch.equal(value, last[n.removeprefix("unet.")])
-    ]
-    assert changed  # the weights that are trained are others
+    last, averaged = (
+        {name.split("unet.")[-1].replace(".default", ""): v for name, v in held.items()}
+        for held in (state["state_dict"], state["average"]["average"])
+    )
+    assert len(plain) == len(averaged) == len(last)
+    for name, value in plain.items():
+        assert torch.equal(value, averaged[name.removeprefix("unet.")])
+        assert not torch.equal(value, last[name.removeprefix("unet.")])
 
     # and the figures are those of the adapter, edited with as anonymize.py would
     config = load("train", [*world.overrides, *SHORT])
