@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 
 from unsafe2safe.core.config.components import build
@@ -15,9 +14,9 @@ from unsafe2safe.core.units import Shard, UnitCut, cut_units
 from unsafe2safe.data.decode import DecodedImage
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.engines.local import run_units
-from unsafe2safe.engines.processes import Child, own_device, run_processes
 from unsafe2safe.jobs import export_triplets, import_triplets
 from unsafe2safe.jobs.common import open_source, result_of, run_spec
+from unsafe2safe.jobs.sharding import run_devices, shard_of, told_to_merge
 from unsafe2safe.jobs.triplet_store import TripletStore
 from unsafe2safe.stage1.base import Described, Stage1, failed
 from unsafe2safe.vision.perception import Perception
@@ -44,7 +43,7 @@ def run(config: GenerateTriplets) -> RunResult:
         case "merge":
             return _merge(config, spec)
         case _ if config.engine.devices > 1:
-            return _run_devices(config, spec)
+            return run_devices(_SCRIPT, config, config.engine, spec, lambda: _merge(config, spec))
         case _:
             return _run(config, spec, stage1)
 
@@ -52,7 +51,7 @@ def run(config: GenerateTriplets) -> RunResult:
 def _run(config: GenerateTriplets, spec: RunSpec, stage1: Stage1) -> RunResult:
     """Work off all units, or those of one shard, in this process."""
     source = open_source(config)
-    shard = _shard(config)
+    shard = shard_of(config)
     records = source.records()
     image_ids = [record.image_id for record in records]
     units = cut_units(image_ids, config.engine.unit_size)
@@ -85,38 +84,6 @@ def _merge(config: GenerateTriplets, spec: RunSpec) -> RunResult:
     with RunFolder.open(spec, "resume") as folder:
         TripletStore(folder, UnitCut(**state["units"])).complete(config)
         return _result(folder)
-
-
-def _run_devices(config: GenerateTriplets, spec: RunSpec) -> RunResult:
-    """A process for each device, each with its share of the units; then merge."""
-    if config.existing != "resume":  # once, not by each process
-        RunFolder.open(spec, config.existing).close()
-    whole = _shard(config)
-    shards = (whole or Shard(0, 1)).split(config.engine.devices)
-    visible = _cuda_devices()
-    if visible and len(visible) < len(shards):
-        log.warning("%d processes share %d CUDA devices", len(shards), len(visible))
-    children = []
-    for index, shard in enumerate(shards):
-        engine = config.engine.model_copy(update={"shard": str(shard), "devices": 1})
-        own = config.model_copy(update={"engine": engine, "existing": "resume"})
-        device = own_device(index, visible)
-        children.append(
-            Child(f"shard {shard}", "unsafe2safe.jobs.one_shard", own.model_dump_json(), device)
-        )
-    statuses = run_processes(children)
-    failures = [
-        (shard, status) for shard, status in zip(shards, statuses, strict=True) if status != 0
-    ]
-    if failures:
-        told = "; ".join(f"shard {shard} {_ended(status)}" for shard, status in failures)
-        codes = [ExitStatus(s) if s in list(ExitStatus) else ExitStatus.FAULT for _, s in failures]
-        worst = max(codes, key=lambda status: status.severity)
-        message = f"{told}; what the processes wrote is kept, the same command goes on from there"
-        return RunResult(worst, None, message=message)
-    if whole is not None:
-        return RunResult(ExitStatus.DONE, spec.output_dir, message=_to_merge(spec, whole))
-    return _merge(config, spec)
 
 
 def _purge(config: GenerateTriplets, spec: RunSpec) -> RunResult:
@@ -185,37 +152,13 @@ class _Describer:
         return failed(image_id, reason, self.stage1.name, self.seed)
 
 
-def _shard(config: GenerateTriplets) -> Shard | None:
-    return Shard.parse(config.engine.shard) if config.engine.shard else None
-
-
-def _cuda_devices() -> list[str]:
-    """Names of the CUDA devices that this process may use."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    return named.split(",")[:count] if named else [str(index) for index in range(count)]
-
-
-def _ended(status: int) -> str:
-    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-
-
-def _to_merge(spec: RunSpec, shard: Shard) -> str:
-    return (
-        f"shard {shard} is done: {spec.output_dir}\n"
-        "when all shards are, the same command with mode=merge completes the run"
-    )
-
-
 def _shard_result(folder: RunFolder, shard: Shard, units: int) -> RunResult:
     return RunResult(
         ExitStatus.DONE,
         folder.path,
         {"units": units},
         (folder.path / "triplets", folder.path / "regions"),
-        _to_merge(folder.spec, shard),
+        told_to_merge(folder.spec, shard),
     )
 
 

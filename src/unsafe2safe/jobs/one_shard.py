@@ -1,4 +1,4 @@
-"""A process that works off one shard of generate_triplets.py, for ``engine.devices``."""
+"""A process that works off one shard of a script's run, for ``engine.devices``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from unsafe2safe.jobs.command_line import run_job
 
 
 def main() -> None:
-    """Read the configuration from standard input, run it, exit with its status."""
+    """Read script and configuration from standard input, run it, exit with its status."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("unsafe2safe").setLevel(logging.INFO)
-    config = OmegaConf.create(json.loads(end_with_parent()))
-    result = run_job("generate_triplets", config)
+    given = json.loads(end_with_parent())
+    result = run_job(given["script"], OmegaConf.create(given["config"]))
     if result.status not in (ExitStatus.DONE, ExitStatus.DONE_WITH_FAILURES):
         print(result.message, file=sys.stderr, flush=True)
     # _exit: the thread that watches the parent sits in a read that an orderly exit waits for
