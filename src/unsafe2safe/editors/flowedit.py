@@ -7,7 +7,7 @@ algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from unsafe2safe.editors.base import EditRequest, Pixels
 from unsafe2safe.editors.flow_models import FlowModel, Flux, StableDiffusion3
 from unsafe2safe.editors.instruct_pix2pix import restore, to_model
 from unsafe2safe.editors.pipeline_editor import PipelineEditor, decode_latents, encode_image
+from unsafe2safe.editors.text_memory import remembered
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # latents, time
 
@@ -136,8 +137,13 @@ class FlowEditEditor(PipelineEditor):
     ) -> Tensor:
         """Edit scaled latents (1, C, h, w) float32; all noise comes from ``seed``."""
         model = self.model
-        before = model.embed(source_text, self.source_guidance_scale)
-        after = model.embed(target_text, self.target_guidance_scale * text_guidance)
+        before, after = (
+            remembered(model, (text, guidance), partial(model.embed, text, guidance))
+            for text, guidance in (
+                (source_text, self.source_guidance_scale),
+                (target_text, self.target_guidance_scale * text_guidance),
+            )
+        )
         # On the CPU whatever the device, so that a seed means the same noise everywhere.
         generator = torch.Generator().manual_seed(seed)
         return flow_edit(

@@ -7,6 +7,7 @@ tokens follow the target's with the time id 10 in place of 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from unsafe2safe.core.config.components import component
 from unsafe2safe.editors.base import Pixels
 from unsafe2safe.editors.instruct_pix2pix import encode_moments
 from unsafe2safe.editors.text_embedding import TextEmbedding
+from unsafe2safe.editors.text_memory import embed_each
 from unsafe2safe.editors.token_editor import TokenEditor
 
 
@@ -117,12 +119,14 @@ class Flux2KleinEditor(TokenEditor):
     ) -> NDArray[np.float32]:
         edited = []
         with torch.no_grad():
-            no_text = self.encode_texts(pipeline, [""])
+            embed = partial(self.encode_texts, pipeline)
+            settings = self.text_tokens, self.text_layers
+            no_text = embed_each(pipeline, [""], embed, settings)
             # One by one: several images given at once are all sources of each edit.
             for image, text, seed in zip(images, texts, seeds, strict=True):
                 result = pipeline(
                     image=[Image.fromarray(np.ascontiguousarray(image))],
-                    prompt_embeds=self.encode_texts(pipeline, [text]).tokens,
+                    prompt_embeds=embed_each(pipeline, [text], embed, settings).tokens,
                     negative_prompt_embeds=no_text.tokens,
                     height=self.resolution,
                     width=self.resolution,

@@ -7,6 +7,7 @@ position id 1 in place of 0 (Labs et al. 2025, section 3).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from unsafe2safe.editors.base import Pixels
 from unsafe2safe.editors.instruct_pix2pix import encode_moments, to_model
 from unsafe2safe.editors.library_logs import texts_unprinted
 from unsafe2safe.editors.text_embedding import TextEmbedding
+from unsafe2safe.editors.text_memory import embed_each
 from unsafe2safe.editors.token_editor import TokenEditor
 
 # The guidance that a guidance-distilled model is told in training: none beside its condition.
@@ -143,7 +145,8 @@ class FluxKontextEditor(FluxEditor):
         # On the CPU whatever the device, so that a seed means the same noise everywhere.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with torch.no_grad(), texts_unprinted(pipeline):
-            text = self.encode_texts(pipeline, texts)
+            embed = partial(self.encode_texts, pipeline)
+            text = embed_each(pipeline, texts, embed, self.text_tokens)
             edited = pipeline(
                 prompt_embeds=text.tokens,
                 pooled_prompt_embeds=text.pooled,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -35,6 +35,7 @@ from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.lora_loading import load_lora
 from unsafe2safe.editors.precision import resolve_precision
 from unsafe2safe.editors.text_embedding import TextEmbedding
+from unsafe2safe.editors.text_memory import embed_each
 
 
 def square(pixels: Pixels, resolution: int) -> Pixels:
@@ -268,10 +269,10 @@ class InstructPix2PixEditor(TrainableEditor):
         self, pipeline: Any, texts: Sequence[str], public_captions: Sequence[str]
     ) -> TextEmbedding:
         """(B, L, D) embedded texts; with a caption branch (B, 2L, D), the captions behind them."""
-        text = self.embed(pipeline, texts)
+        text = embed_each(pipeline, texts, partial(self.embed, pipeline))
         if self.caption_branch == "none":
             return text
-        captions = self.embed(pipeline, public_captions)
+        captions = embed_each(pipeline, public_captions, partial(self.embed, pipeline))
         return TextEmbedding(torch.cat([text.tokens, captions.tokens], dim=1), text.pooled)
 
     def embed(self, pipeline: Any, texts: Sequence[str]) -> TextEmbedding:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -37,6 +38,7 @@ from unsafe2safe.editors.library_logs import texts_unprinted
 from unsafe2safe.editors.lora_targets import lora_config
 from unsafe2safe.editors.text_cutting import cut_to_tokens
 from unsafe2safe.editors.text_embedding import TextEmbedding
+from unsafe2safe.editors.text_memory import embed_each
 
 
 @component
@@ -142,7 +144,8 @@ class OminiEditor(FluxEditor):
         public_captions: Sequence[str] | None = None,  # noqa: ARG002
     ) -> NDArray[np.float32]:
         with torch.no_grad(), texts_unprinted(pipeline):
-            text = self.encode_texts(pipeline, texts)
+            embed = partial(self.encode_texts, pipeline)
+            text = embed_each(pipeline, texts, embed, self.text_tokens)
             source, _ = self.encode_images(pipeline, to_model(images))
             guidance, shape = self.guidance(text_guidance), source.shape[1:]
             latents = sample_latents(
