@@ -14,6 +14,8 @@ from typing import Any
 
 from unsafe2safe.core.errors import StorageError, UsageError
 
+_KEY_FILE = "hmac.key"
+
 
 @contextmanager
 def atomic_path(path: Path, mode: int | None = None) -> Iterator[Path]:
@@ -109,10 +111,15 @@ class KeyedHash:
     """
 
     def __init__(self, private_root: Path) -> None:
-        path = make_private(private_root) / "hmac.key"
+        path = make_private(private_root) / _KEY_FILE
         if not path.exists():
             self._create(path)
         self._key = path.read_bytes()
+
+    @staticmethod
+    def exists(private_root: Path) -> bool:
+        """Whether there is a key already; making an object makes one."""
+        return (private_root / _KEY_FILE).is_file()
 
     @staticmethod
     def _create(path: Path) -> None:

@@ -175,7 +175,8 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The fate of one image in Stage 2. ``published_as`` is set exactly when publishable."""
+    """The fate of one image in Stage 2. ``published_as`` is set exactly when publishable;
+    ``width`` and ``height`` are the published picture's, 0 where there is none."""
 
     image_id: str
     state: OutcomeState
@@ -187,6 +188,8 @@ class Outcome:
     input_hmac: str
     output_sha256: str
     provenance: Provenance
+    width: int = 0
+    height: int = 0
 
     def __post_init__(self) -> None:
         if self.state.publishable != (self.published_as is not None):

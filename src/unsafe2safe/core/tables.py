@@ -100,6 +100,8 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("input_hmac", pa.string()),
             ("output_sha256", pa.string()),
             ("provenance", _PROVENANCE),
+            ("width", pa.int64()),
+            ("height", pa.int64()),
         ]
     ),
     Pair: pa.schema(
@@ -117,7 +119,10 @@ SCHEMAS: dict[type, pa.Schema] = {
 }
 
 # Columns that parts written by an earlier version lack; the record's default stands for them.
-_LATER: Mapping[type, frozenset[str]] = {Pair: frozenset({"combined_caption"})}
+_LATER: Mapping[type, frozenset[str]] = {
+    Pair: frozenset({"combined_caption"}),
+    Outcome: frozenset({"width", "height"}),
+}
 
 Record = TypeVar("Record", Triplet, Region, PrivateRecord, Outcome, Pair)
 
@@ -193,9 +198,18 @@ def read_records(path: Path, record_type: type[Record]) -> list[Record]:
     """
     rows = read_table(path, record_type).to_pylist()
     try:
-        records: list[Record] = _adapters()[record_type].validate_python(rows)
+        return parse_rows(rows, record_type)
     except ValidationError as error:
         raise _unreadable(path, record_type, error) from None
+
+
+def parse_rows(rows: Sequence[Mapping[str, Any]], record_type: type[Record]) -> list[Record]:
+    """Records of plain rows; columns that the record does not have are left out.
+
+    Raises:
+        ValidationError: a row is no such record.
+    """
+    records: list[Record] = _adapters()[record_type].validate_python(rows)
     return records
 
 

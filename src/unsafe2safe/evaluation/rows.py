@@ -18,6 +18,7 @@ from typing_extensions import override
 from unsafe2safe.core.errors import ItemError, UnreadableImage, UsageError
 from unsafe2safe.core.files import inside
 from unsafe2safe.core.ledger import read_run
+from unsafe2safe.core.pseudonyms import restore
 from unsafe2safe.core.records import ImageRecord, Outcome, OutcomeState
 from unsafe2safe.core.tables import read_records
 from unsafe2safe.data.decode import decode_bytes, decode_file
@@ -92,11 +93,15 @@ class RunRow(Row):
 
     kind = "run"
 
-    def __init__(self, folder: Path, name: str, title: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, title: str, true_names: Mapping[str, str] | None = None
+    ) -> None:
+        """``true_names``: image ids by what stands for them in the manifest."""
         super().__init__(name, title)
         self.folder = folder
         rows = read_records(folder / "manifest.parquet", Outcome)
-        self.outcomes: dict[str, Outcome] = {row.image_id: row for row in rows}
+        restored = (restore(row, true_names or {}) for row in rows)
+        self.outcomes: dict[str, Outcome] = {row.image_id: row for row in restored}
 
     @override
     def edited(self, image_id: str, original: RgbImage) -> RgbImage:
@@ -135,7 +140,7 @@ class RunRow(Row):
         return sorted(found, key=lambda name: self.outcomes[name].state != OutcomeState.ANONYMIZED)
 
 
-def run_rows(folders: Sequence[Path]) -> list[RunRow]:
+def run_rows(folders: Sequence[Path], true_names: Mapping[str, str] | None = None) -> list[RunRow]:
     """Rows of complete runs, with names and titles that tell them apart."""
     states = [read_run(folder) or {} for folder in folders]
     titles = [_run_title(state) for state in states]
@@ -147,7 +152,7 @@ def run_rows(folders: Sequence[Path]) -> list[RunRow]:
             title = f"{title} ({str(state.get('fingerprint', ''))[:6]})"
         if names.count(name) > 1:
             name = f"{name}-{index + 1}"
-        rows.append(RunRow(folder, name, title))
+        rows.append(RunRow(folder, name, title, true_names))
     return rows
 
 

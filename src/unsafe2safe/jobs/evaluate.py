@@ -12,6 +12,7 @@ from unsafe2safe.core.config.schema import Evaluate
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.files import write_text
 from unsafe2safe.core.ledger import RunFolder, dataset_key, fingerprint, read_run
+from unsafe2safe.core.pseudonyms import true_names
 from unsafe2safe.core.records import ImageRecord, RunResult
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.evaluation.report import pictures, render
@@ -90,8 +91,8 @@ def _runs(config: Evaluate) -> Work:
                 "dataset.*=... that it was made with"
             )
     source = open_source(config)
-    rows = run_rows(folders)
     known = {record.image_id for record in source.records()}
+    rows = run_rows(folders, true_names(config.paths.private, known))
     image_ids = known.intersection(*(row.outcomes for row in rows))
     if len(image_ids) < len(known):
         log.warning("images that are not in every run, left out: %d", len(known) - len(image_ids))

@@ -12,6 +12,7 @@ from pydantic import Field
 from unsafe2safe.core.config.components import build, component
 from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.pseudonyms import true_names
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.editors.base import Editor
 from unsafe2safe.editors.fine_tuning import TrainableEditor
@@ -146,10 +147,10 @@ class EditorRecipe(Recipe):
             )
             check_captions(data.pairs, editor)
             return data
-        pairs = read_pairs(folder)
-        check_captions(pairs, editor)
         source = build(config.dataset, "dataset", ImageSource)  # type: ignore[type-abstract]
-        source.records()  # a missing or empty data set is told before anything is written
+        names = [record.image_id for record in source.records()]  # a missing data set is told now
+        pairs = read_pairs(folder, true_names(config.paths.private, names))
+        check_captions(pairs, editor)
         sizes = bucket_sizes(resolution, side_step) if side_step else None
         return PairDataset(pairs, folder, source, resolution, self.mask_margin, views, sizes)
 

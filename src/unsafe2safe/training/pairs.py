@@ -18,6 +18,7 @@ from unsafe2safe.core.errors import ItemError, UsageError
 from unsafe2safe.core.files import inside, write_json
 from unsafe2safe.core.ledger import fingerprint
 from unsafe2safe.core.progress import Progress
+from unsafe2safe.core.pseudonyms import restore_pair
 from unsafe2safe.core.records import Box, Pair
 from unsafe2safe.core.tables import read_parts
 from unsafe2safe.data.decode import decode_file
@@ -51,13 +52,17 @@ class LoadedPair:
     combined_caption: str | None = None
 
 
-def read_pairs(run_folder: Path) -> list[Pair]:
-    """The pairs of a run folder, sorted by ``image_id``.
+def read_pairs(run_folder: Path, true_names: Mapping[str, str] | None = None) -> list[Pair]:
+    """The pairs of a run folder, sorted by ``image_id``; ``true_names`` are image ids by what
+    stands for them in a folder whose pictures are published under other names.
 
     Raises:
         UsageError: there are none, or two of one image.
     """
-    pairs = sorted(read_parts(run_folder / "pairs", Pair), key=lambda pair: pair.image_id)
+    found = (
+        restore_pair(pair, true_names or {}) for pair in read_parts(run_folder / "pairs", Pair)
+    )
+    pairs = sorted(found, key=lambda pair: pair.image_id)
     if not pairs:
         raise UsageError(
             f"{run_folder} holds no training pairs: it was made with write_pairs=false, or no "
