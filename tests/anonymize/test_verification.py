@@ -12,6 +12,7 @@ from unsafe2safe import api
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.pseudonyms import restore, true_names
 from unsafe2safe.core.records import (
     Outcome,
     Pair,
@@ -67,8 +68,9 @@ def common(root):
 def anonymized(root, editor, *overrides):
     config = load("anonymize", [*common(root), "verify.max_attempts=2", *overrides])
     result = anonymize.run(config, editor=editor)
+    names = true_names(root / "private", [path.name for path in (root / "images").iterdir()])
     outcomes = read_records(result.output_dir / "manifest.parquet", Outcome)
-    return result, {row.image_id: row for row in outcomes}
+    return result, {row.image_id: row for row in (restore(row, names) for row in outcomes)}
 
 
 def published_files(result):

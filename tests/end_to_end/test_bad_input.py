@@ -8,6 +8,7 @@ import pytest
 from conftest import REPOSITORY, run_script
 from odd_images import write_odd_images
 
+from unsafe2safe.core.pseudonyms import restore, true_names
 from unsafe2safe.core.records import Outcome, Triplet
 from unsafe2safe.core.tables import read_parts, read_records
 from unsafe2safe.data.samples import photos_folder
@@ -51,7 +52,9 @@ def test_nothing_unreadable_is_published(odd):
     assert redacted.status == 3, redacted.said
     assert "Traceback" not in redacted.said
     run = next((root / "outputs" / "anonymize").iterdir())
-    outcomes = {row.image_id: row for row in read_records(run / "manifest.parquet", Outcome)}
+    names = true_names(root / "private", [*expected, "cat.jpg"])
+    rows = read_records(run / "manifest.parquet", Outcome)
+    outcomes = {row.image_id: row for row in (restore(row, names) for row in rows)}
     assert outcomes["cat.jpg"].state == "safe"
     for image_id, fragment in expected.items():
         if fragment is not None:

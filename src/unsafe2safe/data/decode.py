@@ -146,6 +146,21 @@ def decode_bytes(
     return replace(decoded, pixels=pixels, notes=(*decoded.notes, *notes))
 
 
+def stated_size(content: bytes, image_id: str) -> tuple[int, int]:
+    """Width and height as the header states them, undecoded, before any turning.
+
+    Raises:
+        UnreadableImage: there is no header that can be read.
+    """
+    try:
+        with _open(content, image_id) as (image, _):
+            return image.width, image.height
+    except UnreadableImage:
+        raise
+    except Exception as error:  # as above
+        raise UnreadableImage(image_id, _reason(error, content)) from None
+
+
 def _reason(error: Exception, content: bytes) -> str:
     if isinstance(error, MemoryError):
         return "does not fit in memory"

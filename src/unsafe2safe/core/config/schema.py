@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from unsafe2safe.core.config.components import Strict
+from unsafe2safe.core.config.schema_anonymize import Audit, OverlappingEngine
 from unsafe2safe.core.config.schema_common import Common, Component, ShardedEngine
 from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.config.schema_verify import Verify
@@ -77,6 +78,25 @@ class Publish(Strict):
 
 
 class Anonymize(Common):
+    mode: Literal["run", "merge", "plan", "audit", "purge"] = Field(  # type: ignore[assignment]
+        description=(
+            "`run`; `merge` completes what shards wrote; `plan` tells what a run would do; `audit` "
+            "verifies a published folder; `purge` deletes the private share."
+        )
+    )
+    engine: OverlappingEngine
+    audit: Audit
+    detect_only: bool = Field(
+        description=(
+            "Look and edit nothing: write the regions that a run would begin with, to a run folder "
+            "of its own."
+        )
+    )
+    contact_images: bool = Field(
+        description=(
+            "With `detect_only`: pictures with the regions drawn in, under `paths.private`."
+        )
+    )
     triplets: Path | None = Field(
         description="Run folder of generate_triplets.py; null takes the newest complete one."
     )
