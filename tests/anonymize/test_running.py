@@ -220,3 +220,13 @@ def test_an_audit_starts_without_torch_and_ends_with_its_status(world, tmp_path)
     assert done.returncode == 3, done.stderr
     assert "published/person_0000.png: is missing" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"received"}
+
+
+def test_shares_that_were_hashed_with_another_key_are_not_merged(world):
+    other = f"paths.private={world.root / 'other'}"
+    hashed = (*UNITS, "publish.names=hash")
+    for shard in (0, 1):
+        world.run("keys", *hashed, f"engine.shard={shard}/2")
+    with pytest.raises(UsageError, match=r"another paths\.private"):
+        world.run("keys", *hashed, "mode=merge", other)
+    assert world.run("keys", *hashed, "mode=merge").status == 3

@@ -140,9 +140,22 @@ class OutcomeStore:
         for index in range(self.cut.units):
             yield from read_records(self.audit / _part(index), Outcome)
 
-    def _published(self, known: dict[str, str]) -> Iterator[Outcome]:
-        """Who is published, under its true name."""
-        return (restore(row, known) for row in self._rows() if row.published_as is not None)
+    def _published(self, known: Mapping[str, str]) -> Iterator[Outcome]:
+        """Who is published, under its true name.
+
+        Raises:
+            UsageError: it has a name that another key was used for.
+        """
+        for row in self._rows():
+            if row.published_as is None:
+                continue
+            restored = restore(row, known)
+            if is_pseudonym(restored.image_id):
+                raise UsageError(
+                    f"{self.folder.path} was begun with another paths.private, whose hmac.key its "
+                    "names were hashed with; give the same again"
+                )
+            yield restored
 
     def _names(self, known: Mapping[str, str]) -> str:
         """CSV of all whose names the manifest does not tell."""
