@@ -23,6 +23,7 @@ from unsafe2safe.data.colour import to_srgb
 from unsafe2safe.data.facts import listening, read_facts
 
 Orientation = Literal["apply", "raster"]
+Colour = Literal["srgb", "stored"]
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
@@ -52,7 +53,9 @@ class DecodedImage:
     ``pixels`` is (H, W, 3) uint8 sRGB, read-only. ``format`` is the container ('JPEG', 'PNG',
     'WEBP', 'TIFF', 'GIF', 'BMP', 'AVIF', 'HEIF'), whatever the file's name says. ``has_location``
     tells of a position or place in EXIF, XMP or IPTC. ``icc_profile`` is the file's own profile
-    where the pixels are in it, that is when it is an sRGB profile. ``content`` is the file itself.
+    where the pixels are in it, that is when it is an sRGB profile; ``other_profile`` is an RGB
+    profile of another space, out of which they were converted. ``view`` tells which orientation
+    was chosen, ``turn`` EXIF's code of it. ``content`` is the file itself.
     """
 
     pixels: Pixels
@@ -62,6 +65,9 @@ class DecodedImage:
     copyright: str | None
     icc_profile: bytes | None
     content: bytes
+    other_profile: bytes | None = None
+    view: Orientation = "apply"
+    turn: int = 1
 
 
 def decode_file(
@@ -114,12 +120,14 @@ def decode_bytes(
     orientation: Orientation = "apply",
     max_pixels: int = MAX_PIXELS,
     annotated_size: tuple[int, int] | None = None,
+    colour: Colour = "srgb",
 ) -> DecodedImage:
     """Decode ``content`` to 8-bit sRGB.
 
     ``orientation='apply'`` turns the picture as its metadata says, ``'raster'`` keeps the pixels
     as stored. Where ``annotated_size`` (width, height) fits only the other choice, that one is
     used and noted: boxes of the annotation are valid in the result in any case.
+    ``colour='stored'`` leaves RGB values as they are stored, whatever profile says what they mean.
 
     Raises:
         UnreadableImage: with a reason that quotes neither paths nor content.
@@ -135,15 +143,17 @@ def decode_bytes(
                     f"{image.width} x {image.height} = {count} pixels, more than "
                     f"dataset.max_pixels={max_pixels}",
                 )
-            views, decoded = _load(image, content, half_readable)
+            views, decoded = _load(image, content, half_readable, colour)
     except UnreadableImage:
         raise
     except Exception as error:  # decoders raise all sorts of things on damaged content
         raise UnreadableImage(image_id, _reason(error, content)) from None
-    chosen, notes = views.choose(orientation, annotated_size, image_id)
-    pixels = np.array(chosen, dtype=np.uint8)
+    view, notes = views.choose(orientation, annotated_size, image_id)
+    pixels = np.array(views.upright if view == "apply" else views.stored, dtype=np.uint8)
     pixels.setflags(write=False)
-    return replace(decoded, pixels=pixels, notes=(*decoded.notes, *notes))
+    return replace(
+        decoded, pixels=pixels, notes=(*decoded.notes, *notes), view=view, turn=views.turn
+    )
 
 
 def stated_size(content: bytes, image_id: str) -> tuple[int, int]:
@@ -204,12 +214,14 @@ def _register_heif(image_id: str) -> None:
     pillow_heif.register_heif_opener()
 
 
-def _load(image: Image.Image, content: bytes, half_readable: bool) -> tuple[_Views, DecodedImage]:
+def _load(
+    image: Image.Image, content: bytes, half_readable: bool, colour: Colour
+) -> tuple[_Views, DecodedImage]:
     """The picture in both orientations, and all but the pixels of what is handed back."""
     kind = {"MPO": "JPEG"}.get(image.format or "", image.format or "")
     notes: list[str] = []
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
+    if frames > 1:
         notes.append(f"first frame of {frames}")
     if ";16" in str(getattr(image, "tile", "")) and not image.mode.startswith("I"):
         notes.append("converted from 16-bit")
@@ -220,7 +232,8 @@ def _load(image: Image.Image, content: bytes, half_readable: bool) -> tuple[_Vie
         image.load()  # PNG metadata may stand behind the pixels
         facts = read_facts(image, half_readable)
     profile = image.info.get("icc_profile")
-    rgb, kept_profile = to_srgb(image, profile if isinstance(profile, bytes) else None, notes)
+    known = isinstance(profile, bytes) and colour == "srgb"
+    rgb, kept_profile, other_profile = to_srgb(image, profile if known else None, notes)
     decoded = DecodedImage(
         pixels=_NO_PIXELS,
         format=kind,
@@ -229,6 +242,7 @@ def _load(image: Image.Image, content: bytes, half_readable: bool) -> tuple[_Vie
         copyright=facts.copyright,
         icc_profile=kept_profile,
         content=content,
+        other_profile=other_profile,
     )
     return _Views.of(rgb, facts.orientation, turned=kind == "TIFF"), decoded
 
@@ -251,7 +265,7 @@ class _Views:
 
     def choose(
         self, orientation: Orientation, annotated_size: tuple[int, int] | None, image_id: str
-    ) -> tuple[Image.Image, list[str]]:
+    ) -> tuple[Orientation, list[str]]:
         """The view to use, and what to note of the choice."""
         apply, notes = orientation == "apply", []
         if annotated_size is not None:
@@ -267,4 +281,4 @@ class _Views:
                 notes.append("orientation chosen to fit the annotated size")
         if self.turn != 1:
             notes.append(f"orientation {self.turn} {'applied' if apply else 'ignored'}")
-        return (self.upright if apply else self.stored), notes
+        return ("apply" if apply else "raster"), notes

@@ -18,6 +18,8 @@ from PIL import Image, PngImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 PublishedFormat = Literal["JPEG", "PNG", "WEBP", "TIFF"]
+Subsampling = Literal["auto", "4:4:4", "4:2:2", "4:2:0"]
+TiffCompression = Literal["deflate", "lzw", "none"]
 
 # https://cv.iptc.org/newscodes/digitalsourcetype/
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -38,6 +40,8 @@ _XMP_PACKET = (
     " Iptc4xmpExt:DigitalSourceType={value}/>"
     '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
 )
+_SUBSAMPLING = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
+_TIFF_COMPRESSION = {"deflate": "tiff_adobe_deflate", "lzw": "tiff_lzw", "none": "raw"}
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 _SUFFIXES: dict[PublishedFormat, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -92,13 +96,19 @@ def encode(
     format: str,  # noqa: A002
     *,
     quality: int,
+    subsampling: Subsampling = "auto",
+    png_compression: int = 6,
+    webp_lossless: bool = False,
+    tiff_compression: TiffCompression = "deflate",
     copyright: str | None = None,  # noqa: A002
     digital_source_type: str | None = None,
     icc_profile: bytes | None = None,
 ) -> bytes:
     """A file of ``pixels`` (H, W, 3) uint8 with no metadata but what is given here.
 
-    ``quality`` (1 to 100) applies to JPEG and WebP; PNG and TIFF are lossless.
+    ``quality`` (1 to 100) applies to JPEG and WebP; PNG and TIFF are lossless. ``subsampling`` is
+    of a JPEG's colours, 'auto' being 4:4:4 from quality 90 on, else 4:2:0. ``png_compression`` is 0
+    (none) to 9 (smallest).
 
     Raises:
         ValueError: pixels of another shape or type, an unknown format, or a side longer than the
@@ -115,14 +125,17 @@ def encode(
     xmp = _xmp_packet(digital_source_type) if digital_source_type else b""
     settings: dict[str, Any] = {"icc_profile": icc_profile} if icc_profile else {}
     if format == "JPEG":
-        settings |= {"quality": quality, "subsampling": 0 if quality >= 90 else 2}
+        auto = "4:4:4" if quality >= 90 else "4:2:0"
+        chosen = _SUBSAMPLING[auto if subsampling == "auto" else subsampling]
+        settings |= {"quality": quality, "subsampling": chosen}
     elif format == "WEBP":
-        settings |= {"quality": quality, "method": 4}
+        settings |= {"quality": quality, "method": 4, "lossless": webp_lossless}
     elif format == "TIFF":
-        settings |= {"compression": "tiff_adobe_deflate"}
+        settings |= {"compression": _TIFF_COMPRESSION[tiff_compression]}
     if format == "TIFF":
         settings["tiffinfo"] = _tiff_tags(notice, xmp)
     elif format == "PNG":
+        settings["compress_level"] = png_compression
         chunks = PngImagePlugin.PngInfo()
         if xmp:
             chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
@@ -130,7 +143,7 @@ def encode(
     elif xmp:
         settings["xmp"] = xmp
     if notice and format != "TIFF":
-        settings["exif"] = _exif_block(notice)
+        settings["exif"] = exif_block(notice)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format, **settings)
     return buffer.getvalue()
@@ -140,7 +153,7 @@ def _xmp_packet(digital_source_type: str) -> bytes:
     return _XMP_PACKET.format(value=quoteattr(digital_source_type)).encode()
 
 
-def _exif_block(notice: str) -> bytes:
+def exif_block(notice: str) -> bytes:
     """EXIF with the copyright tag alone, in UTF-8 (of which ASCII, what EXIF asks for, is part)."""
     text = notice.encode()[:60_000] + b"\0"
     if len(text) <= 4:

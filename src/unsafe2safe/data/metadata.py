@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 
 _COPYRIGHT = 0x8298
@@ -44,7 +45,7 @@ def leftover_metadata(content: bytes, allowed: frozenset[str]) -> list[str]:
             return list(_webp(content, allowed))
         if content[:4] in (b"II*\0", b"MM\0*"):
             return _tiff(content, allowed)
-    except (_MalformedError, struct.error, IndexError) as error:
+    except (_MalformedError, struct.error, IndexError, zlib.error) as error:
         return [f"damaged container ({error})"]
     return ["container that is not published"]
 
@@ -165,27 +166,81 @@ def _jpeg_segment(marker: int, body: bytes, allowed: frozenset[str]) -> list[str
 _PNG_PICTURE = frozenset(
     {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"sRGB", b"gAMA", b"cHRM", b"sBIT"}
 )
+_PNG_SIZES = {b"IHDR": 13, b"IEND": 0, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+_PNG_MOST = {b"PLTE": 768, b"tRNS": 256, b"sBIT": 4}
+_PIECE = 1 << 20  # bytes decompressed at a time
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+          (0, 1, 1, 2))  # fmt: skip
+
+
+class _PngStream:
+    """Follows the compressed picture of a PNG, without keeping it, to see where it ends."""
+
+    def __init__(self, header: bytes) -> None:
+        width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+        if colour not in _PNG_SAMPLES:
+            raise _MalformedError("a PNG of an unknown colour type")
+        self._left = 0
+        for x, y, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+            columns, rows = -(-(width - x) // across), -(-(height - y) // down)
+            if columns > 0 and rows > 0:
+                self._left += rows * (1 + (columns * depth * _PNG_SAMPLES[colour] + 7) // 8)
+        self._inflate = zlib.decompressobj()
+        self._behind = 0
+
+    def feed(self, body: bytes) -> None:
+        while body and not self._inflate.eof and self._left >= 0:
+            self._left -= len(self._inflate.decompress(body, _PIECE))
+            body = self._inflate.unused_data or self._inflate.unconsumed_tail
+        self._behind += len(body)
+
+    def leftovers(self) -> Iterator[str]:
+        while not self._inflate.eof and self._left >= 0:
+            piece = self._inflate.decompress(b"", _PIECE)
+            self._left -= len(piece)
+            if not piece:
+                break
+        if not self._inflate.eof or self._left or self._behind:
+            yield "bytes in the PNG's picture data that are no picture"
 
 
 def _png(content: bytes, allowed: frozenset[str]) -> Iterator[str]:
     position, kind = 8, b""
+    stream: _PngStream | None = None
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", content, position)
         body = content[position + 8 : position + 8 + length]
         position += 12 + length
         if position > len(content):
             raise _MalformedError("a PNG chunk lies behind the end")
-        if kind == b"eXIf":
-            yield from _exif(body, allowed)
-        elif kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0\0\0\0\0"):
-            yield from _xmp(body[22:], allowed)
-        elif kind == b"iCCP":
-            if "icc" not in allowed:
-                yield "ICC profile"
-        elif kind not in _PNG_PICTURE or (kind == b"IEND" and length):
-            yield f"PNG chunk {kind.decode('latin-1')!r}"
+        if kind == b"IHDR":
+            stream = _PngStream(body)
+        elif kind == b"IDAT" and stream:
+            stream.feed(body)
+        yield from _png_chunk(kind, body, allowed)
+    if stream is None:
+        raise _MalformedError("a PNG without a header")
+    yield from stream.leftovers()
     if position != len(content):
         yield f"{len(content) - position} bytes behind the end of the PNG"
+
+
+def _png_chunk(kind: bytes, body: bytes, allowed: frozenset[str]) -> Iterator[str]:
+    size = len(body)
+    if size > _PNG_MOST.get(kind, size) or size != _PNG_SIZES.get(kind, size):
+        yield f"{size} bytes in PNG chunk {kind.decode('latin-1')!r}"
+    if kind == b"eXIf":
+        yield from _exif(body, allowed)
+    elif kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0\0\0\0\0"):
+        yield from _xmp(body[22:], allowed)
+    elif kind == b"iCCP":
+        if "icc" not in allowed:
+            yield "ICC profile"
+        elif not body.startswith(b"ICC Profile\0\0"):
+            yield "name of an ICC profile"
+    elif kind not in _PNG_PICTURE:
+        yield f"PNG chunk {kind.decode('latin-1')!r}"
 
 
 # -- WebP ------------------------------------------------------------------------------------------
@@ -198,6 +253,7 @@ def _webp(content: bytes, allowed: frozenset[str]) -> Iterator[str]:
     if end > len(content):
         raise _MalformedError("WebP shorter than it says")
     position = 12
+    pictures = 0
     while position < end:
         kind, length = struct.unpack_from("<4sI", content, position)
         body = content[position + 8 : position + 8 + length]
@@ -213,6 +269,9 @@ def _webp(content: bytes, allowed: frozenset[str]) -> Iterator[str]:
                 yield "ICC profile"
         elif kind not in _WEBP_PICTURE:
             yield f"WebP chunk {kind.decode('latin-1')!r}"
+        pictures += kind in (b"VP8 ", b"VP8L")
+    if pictures != 1:
+        yield f"{pictures} pictures in one WebP"
     if end != len(content):
         yield f"{len(content) - end} bytes behind the end of the WebP"
 
