@@ -124,7 +124,8 @@ class Loop:
             if not found:
                 return self._publish(candidate, OutcomeState.SAFE, encoded, "")
             candidate.add_regions(found)  # the witnesses disagree: doubt means unsafe
-        if _forbids_derivatives(candidate.record.licence):
+        skips = self.config.publish.no_derivatives == "skip"
+        if skips and _forbids_derivatives(candidate.record.licence):
             reason = "its licence forbids derivatives"
             return self._unpublished(candidate, OutcomeState.NEEDS_REVIEW, reason)
         return None
@@ -250,18 +251,18 @@ class Loop:
     ) -> Outcome:
         read = state != OutcomeState.SAFE and self.config.verify.truth != "only"
         texts = candidate.source_texts if read else ()
-        name = self.publisher.name(candidate.image_id, candidate.image, texts)
+        name = self.publisher.name(candidate.record, candidate.image, texts)
         self.publisher.write(name, encoded)
-        return self._outcome(candidate, state, reason, name, encoded.sha256)
+        return self._outcome(candidate, state, reason, name, encoded.sha256, encoded.notes)
 
     def _hold_back(self, candidate: Candidate) -> Outcome:
-        if candidate.edited is not None:
-            name = self.inputs.digest(candidate.image_id.encode())[:24] + ".png"
-            write_bytes(self.quarantine / name, to_png(candidate.edited), mode=0o600)
         last = candidate.attempts[-1].reason
         return self._unpublished(candidate, OutcomeState.NEEDS_REVIEW, f"not verified: {last}")
 
     def _unpublished(self, candidate: Candidate, state: OutcomeState, reason: str) -> Outcome:
+        if candidate.edited is not None:
+            name = self.inputs.digest(candidate.image_id.encode())[:24] + ".png"
+            write_bytes(self.quarantine / name, to_png(candidate.edited), mode=0o600)
         return self._outcome(candidate, state, reason, None, "")
 
     def _outcome(
@@ -271,6 +272,7 @@ class Loop:
         reason: str,
         published_as: str | None,
         output_sha256: str,
+        notes: tuple[str, ...] = (),
     ) -> Outcome:
         last = candidate.attempts[-1] if candidate.attempts else None
         return Outcome(
@@ -284,6 +286,7 @@ class Loop:
             input_hmac=self.inputs.digest(candidate.image.content),
             output_sha256=output_sha256,
             provenance=Provenance(model=self.ladder.steps[0].editor.name, seed=self.config.seed),
+            notes=(*candidate.image.notes, *notes),
         )
 
 

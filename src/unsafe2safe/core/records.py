@@ -74,6 +74,8 @@ class ImageRecord:
     """An image of a data set before it is decoded.
 
     ``image_id`` is the path relative to the data set's root, extension included, POSIX style.
+    ``layout_folder`` is the part of its folders that belongs to the data set's public layout (a
+    split, a class), not to the image: it stays where published names are hashed.
     """
 
     image_id: str
@@ -84,6 +86,7 @@ class ImageRecord:
     captions: tuple[str, ...] = ()
     licence: str | None = None
     credit: str | None = None
+    layout_folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,11 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The fate of one image in Stage 2. ``published_as`` is set exactly when publishable;
-    ``width`` and ``height`` are the published picture's, 0 where there is none."""
+    """The fate of one image in Stage 2. ``published_as`` is set exactly when publishable.
+
+    ``width`` and ``height`` are the published picture's, 0 where there is none.
+    ``notes`` say what reading and writing changed beside the edit ("converted from CMYK").
+    """
 
     image_id: str
     state: OutcomeState
@@ -190,6 +196,7 @@ class Outcome:
     provenance: Provenance
     width: int = 0
     height: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.state.publishable != (self.published_as is not None):

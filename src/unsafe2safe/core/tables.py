@@ -102,6 +102,7 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("provenance", _PROVENANCE),
             ("width", pa.int64()),
             ("height", pa.int64()),
+            ("notes", pa.list_(pa.string())),
         ]
     ),
     Pair: pa.schema(
@@ -121,7 +122,7 @@ SCHEMAS: dict[type, pa.Schema] = {
 # Columns that parts written by an earlier version lack; the record's default stands for them.
 _LATER: Mapping[type, frozenset[str]] = {
     Pair: frozenset({"combined_caption"}),
-    Outcome: frozenset({"width", "height"}),
+    Outcome: frozenset({"width", "height", "notes"}),
 }
 
 Record = TypeVar("Record", Triplet, Region, PrivateRecord, Outcome, Pair)

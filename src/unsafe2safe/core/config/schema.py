@@ -67,13 +67,46 @@ class GenerateTriplets(Common):
 
 
 class Publish(Strict):
-    format: Literal["keep", "png", "jpeg"] = Field(description="File format of published images.")
-    quality: int = Field(ge=1, le=100, description="JPEG and WebP quality.")
-    names: Literal["keep", "hash"] = Field(
-        description="Published names. Names that hold a finding's text are hashed in any case."
+    format: Literal["keep", "png", "jpeg", "webp", "tiff"] = Field(
+        description="File format of published images; `keep`: the source's, where it is one of "
+        "these four."
     )
-    keep_tags: tuple[Literal["copyright", "digital_source_type", "icc"], ...] = Field(
+    quality: int = Field(ge=1, le=100, description="JPEG and WebP quality.")
+    subsampling: Literal["auto", "4:4:4", "4:2:2", "4:2:0"] = Field(
+        description="Chroma subsampling of JPEG; `auto`: none from quality 90 on, else 4:2:0."
+    )
+    png_compression: int = Field(ge=0, le=9, description="PNG: 0 is fastest, 9 smallest.")
+    webp_lossless: bool = Field(description="Write WebP without loss.")
+    tiff_compression: Literal["deflate", "lzw", "none"] = Field(description="TIFF compression.")
+    safe: Literal["reencode", "lossless"] = Field(
+        description=(
+            "Images that are safe as they are: encoded anew, or their compressed data copied "
+            "without loss where they hold nothing but what was looked at (JPEG, PNG, WebP)."
+        )
+    )
+    icc: Literal["srgb", "keep", "drop"] = Field(
+        description=(
+            "Colours: `srgb` converts to sRGB and writes no profile; `keep` leaves pixels in the "
+            "file's own RGB space and embeds its profile; `drop` leaves them there without it, as "
+            "readers see them that ignore profiles."
+        )
+    )
+    names: Literal["keep", "hash"] = Field(
+        description="Published names. Names that hold a finding's text, a person's name or a date "
+        "are hashed in any case."
+    )
+    keep_tags: tuple[Literal["copyright", "digital_source_type"], ...] = Field(
         description="Metadata allowed in published files; all else is stripped and verified."
+    )
+    no_derivatives: Literal["skip", "edit"] = Field(
+        description=(
+            "Unsafe images whose licence forbids edited copies: hold them back, or edit them all "
+            "the same because you have another permission."
+        )
+    )
+    annotations: Literal["auto", "none"] = Field(
+        description="Write the data set's annotations, restricted to the published images, and "
+        "`metadata.csv` beside them."
     )
 
 
