@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 
 from unsafe2safe.anonymize.candidate import Candidate
 from unsafe2safe.core.records import Check, ImageRecord, Outcome, OutcomeState, Pair
@@ -31,7 +32,11 @@ def pair_of(candidate: Candidate, outcome: Outcome, min_outside_ssim: float) -> 
 
 
 def attribution(outcomes: Iterable[Outcome], records: Mapping[str, ImageRecord]) -> str:
-    """CSV of licence and credit of every published image that has them."""
+    """CSV of licence and credit of every published image that has them.
+
+    A credit in which the original's name stands (COCO's own addresses) is left out where that name
+    is not published.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["published_as", "licence", "credit", "changed"])
@@ -40,5 +45,8 @@ def attribution(outcomes: Iterable[Outcome], records: Mapping[str, ImageRecord])
         if outcome.published_as is None or not (record.licence or record.credit):
             continue
         changed = "yes" if outcome.state == OutcomeState.ANONYMIZED else "no"
-        writer.writerow([outcome.published_as, record.licence or "", record.credit or "", changed])
+        stem, credit = PurePosixPath(outcome.image_id).stem, record.credit or ""
+        if stem in credit and stem not in outcome.published_as:
+            credit = ""
+        writer.writerow([outcome.published_as, record.licence or "", credit, changed])
     return buffer.getvalue()

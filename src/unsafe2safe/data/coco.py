@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, TypeVar
@@ -16,6 +16,8 @@ from pydantic.dataclasses import dataclass
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import ImageRecord
+from unsafe2safe.data.coco_annotations import restricted
+from unsafe2safe.data.published import AnnotationFile, PublishedImage
 from unsafe2safe.data.source import ImageSource, existing_folder
 
 _log = logging.getLogger(__name__)
@@ -127,8 +129,15 @@ class CocoSource(ImageSource):
                 captions=tuple(captions.get(image.id, ())),
                 licence=None if image.license is None else licences.get(image.license),
                 credit=image.flickr_url or image.coco_url,
+                layout_folder=self.split,
             )
         _count_unlisted(folder, {image.file_name for image in instances.images})
+
+    def annotations(
+        self, published: Mapping[str, PublishedImage], renumber: bool
+    ) -> Iterator[AnnotationFile]:
+        """Instances, keypoints and captions, the latter replaced by the public ones."""
+        yield from restricted(self.root_path / "annotations", self.split, published, renumber)
 
     def _captions(self, root: Path) -> dict[int, list[str]]:
         path = root / "annotations" / f"captions_{self.split}.json"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import Field
@@ -14,6 +14,7 @@ from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import ImageRecord
 from unsafe2safe.data.folder import printable_id
 from unsafe2safe.data.layout import classes, first_of, id_of, inner_path, rooted
+from unsafe2safe.data.published import AnnotationFile, PublishedImage
 from unsafe2safe.data.source import ImageSource
 
 _LISTS = {"train": "TrainImages.txt", "test": "TestImages.txt"}
@@ -57,10 +58,37 @@ class Indoor67Source(ImageSource):
             where = images if self.split == "all" else root / _LISTS[self.split]
             raise UsageError(f"{where} names no images (dataset.split={self.split}); {_WHENCE}")
 
+    def annotations(
+        self, published: Mapping[str, PublishedImage], renumber: bool
+    ) -> Iterator[AnnotationFile]:
+        """The official lists, as far as they were read and their pictures are published."""
+        del renumber
+        root = self.root_path
+        images = first_of(root, ("Images",), "a folder per scene", _WHENCE)
+        for split, listing in _LISTS.items():
+            if self.split in ("all", split) and (root / listing).exists():
+                ids = (id_of(root, images / name) for name in self._names(root / listing))
+                names = (published[image_id].name for image_id in ids if image_id in published)
+                yield AnnotationFile(
+                    listing, (f"{name.removeprefix(f'{images.name}/')}\n" for name in names)
+                )
+
     def _listed(self, root: Path, images: Path) -> Iterator[ImageRecord]:
         listing = first_of(
             root, (_LISTS[self.split],), f"the list of dataset.split={self.split}", _WHENCE
         )
+        for path in self._names(listing):
+            scene = printable_id(path.parts[0])
+            yield ImageRecord(
+                image_id=id_of(root, images / path),
+                path=images / path,
+                label=scene,
+                layout_folder=f"{images.name}/{scene}",
+            )
+
+    @staticmethod
+    def _names(listing: Path) -> Iterator[PurePosixPath]:
+        """``scene/picture.jpg`` of each line that is not empty."""
         try:
             lines = listing.read_bytes().splitlines()
         except OSError as error:
@@ -73,8 +101,4 @@ class Indoor67Source(ImageSource):
             if path is None or len(path.parts) != 2:
                 told = printable_id(name)
                 raise UsageError(f"{listing}, line {number}: {told!r} is no scene/picture.jpg")
-            yield ImageRecord(
-                image_id=id_of(root, images / path),
-                path=images / path,
-                label=printable_id(path.parts[0]),
-            )
+            yield path

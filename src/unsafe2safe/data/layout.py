@@ -74,6 +74,7 @@ def classes(root: Path, images: Path) -> Iterator[ImageRecord]:
             image_id=f"{prefix}/{record.image_id}",
             path=record.path,
             label=parts[0] if len(parts) > 1 else None,
+            layout_folder=f"{prefix}/{parts[0]}" if len(parts) > 1 else prefix,
         )
 
 

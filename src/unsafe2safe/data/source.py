@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UnreadableImage, UsageError
 from unsafe2safe.core.records import ImageRecord
 from unsafe2safe.data.decode import MAX_PIXELS, DecodedImage, decode_bytes, read_file
+from unsafe2safe.data.published import AnnotationFile, PublishedImage
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +104,18 @@ class ImageSource(ABC):
         if not self._inside(record.path):
             raise UnreadableImage(record.image_id, "is a link that leaves the data set's root")
         return read_file(record.path, record.image_id)
+
+    def annotations(
+        self, published: Mapping[str, PublishedImage], renumber: bool
+    ) -> Iterator[AnnotationFile]:
+        """The data set's own annotation files, restricted to the published images.
+
+        ``published`` is by ``image_id``; ``renumber`` asks for ids that tell nothing of the
+        originals'. Data sets that have such files override this: no name, caption or address of an
+        original may stand in them.
+        """
+        del published, renumber
+        yield from ()
 
     def _inside(self, path: Path) -> bool:
         try:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unsafe2safe.anonymize.annotations import write_annotations
 from unsafe2safe.anonymize.ladder import Ladder, build_ladder
+from unsafe2safe.anonymize.lookup import TripletLookup
 from unsafe2safe.anonymize.witnesses import Witnesses, build_witnesses
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.schema import Anonymize
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.files import KeyedHash
 from unsafe2safe.core.ledger import RunFolder, RunSpec, purge, read_run
-from unsafe2safe.core.records import ExitStatus, RunResult, WorkUnit
+from unsafe2safe.core.records import ExitStatus, Outcome, RunResult, WorkUnit
 from unsafe2safe.core.units import Shard, UnitCut, cut_units
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.editors.base import Editor
@@ -170,7 +172,12 @@ def _complete(
     pace: dict[str, float],
 ) -> RunResult:
     facts = {"inputs": {"triplets": str(work.triplets)}, **pace}
-    store.complete(config, work.source.records(), facts)
+
+    def annotate(published: Iterable[Outcome]) -> Iterable[Path]:
+        lookup = TripletLookup(work.triplets)
+        return write_annotations(folder.path, work.source, published, lookup, config.publish)
+
+    store.complete(config, work.source.records(), facts, annotate)
     return _result(folder, config, work)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from unsafe2safe.anonymize.chain import Chain, Extras, UnitHead
 from unsafe2safe.anonymize.manifest import MANIFEST, writing
 from unsafe2safe.anonymize.pairs import attribution
+from unsafe2safe.anonymize.publish import allowed_metadata
 from unsafe2safe.core.config.schema import Anonymize
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.files import KeyedHash, write_text
@@ -117,7 +118,8 @@ class OutcomeStore:
         extras.add(self.folder.path / "failures.jsonl")
         extras.add(*sorted(self.pairs.glob("part-*.parquet")))
         write_text(self.folder.private / NAMES, self._names(known), mode=0o600)
-        chain = Chain(config.publish.keep_tags, heads, extras.hashes)
+        allowed = tuple(sorted(allowed_metadata(config.publish)))
+        chain = Chain(allowed, heads, extras.hashes)
         chain.write(self.folder.path)
         track_counts(config, self.folder, counts, self._shown())
         self.folder.finish(counts, audit_root=chain.root, **facts)
