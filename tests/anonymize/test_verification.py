@@ -1,5 +1,6 @@
 """No editor, whatever it does, gets an original or a ruin published."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -129,7 +130,9 @@ def test_outside_the_masks_a_redacted_png_is_the_original_bit_for_bit(tmp_path):
     images.mkdir()
     write_small(images, ".png")
     api.generate_triplets(*common(tmp_path))
-    result, outcomes = anonymized(tmp_path, None, "write_pairs=true")
+    result, outcomes = anonymized(tmp_path, None, "write_pairs=true", "pairs.masks=true")
+    assert json.loads((result.output_dir / "run.json").read_text())["pairs"]["written"] == 2
+    assert "pairs: 2 written" in result.message
     pairs = {row.image_id: row for row in read_parts(result.output_dir / "pairs", Pair)}
     for name, row in outcomes.items():
         texts = pairs[name].public_caption, pairs[name].edit_instruction
@@ -143,6 +146,8 @@ def test_outside_the_masks_a_redacted_png_is_the_original_bit_for_bit(tmp_path):
         mask = mask_of_pair(pairs[name], config.margin * (1 + 0.5 * strength), source.shape)
         outside = mask == 0
         assert outside.mean() > 0.3
+        drawn = np.asarray(Image.open(result.output_dir / pairs[name].mask))
+        assert np.array_equal(drawn > 0, ~outside)
         assert np.array_equal(source[outside], published[outside])
 
 
@@ -166,8 +171,6 @@ def test_a_held_back_edit_goes_to_the_quarantine_of_the_private_share(folder):
 
 
 def test_another_unit_size_on_a_begun_run_is_refused(folder):
-    import json
-
     result, _ = anonymized(folder, Raises())
     state = json.loads((result.output_dir / "run.json").read_text())
     state["status"] = "running"

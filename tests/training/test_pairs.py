@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 from training.make_pairs import World, make_world
 
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.config.schema_train import Train
+from unsafe2safe.core.errors import ItemError
 from unsafe2safe.core.records import Box, Category, Region
 from unsafe2safe.editors.concealment import hidden_in_square
 from unsafe2safe.jobs.common import open_source
 from unsafe2safe.training.pairs import PairDataset, read_pairs
+from unsafe2safe.training.validation.samples import PairSamples
 from unsafe2safe.vision.regions import mask_of
 
 
@@ -46,3 +50,22 @@ def test_masks_lie_where_the_regions_lie_in_the_square(tmp_path: Path) -> None:
 def test_a_pair_without_regions_has_an_empty_mask(tmp_path: Path) -> None:
     data = dataset(make_world(tmp_path, 1), (), 0.5)
     assert not data[0, 0].mask.any()
+
+
+def test_a_mask_of_its_own_stands_for_the_regions(tmp_path: Path) -> None:
+    world = make_world(tmp_path, 2, regions=True)
+    drawn = np.zeros((70, 90), np.uint8)
+    drawn[20:30, 40:60] = 1  # the faintest rim of a soft mask was edited, too
+    Image.fromarray(drawn).save(world.pairs / "mask.png")
+    data = dataset(world, (), 0.5)
+    data.pairs = [replace(pair, mask="mask.png") for pair in data.pairs]
+    expected = hidden_in_square((drawn > 0).astype(np.float32), 64)
+    assert np.array_equal(data[0, 0].mask, expected)
+    with pytest.raises(ItemError, match="source and mask differ in size"):
+        _ = data[1, 0]  # 71 pixels high
+    request = PairSamples(data.pairs, data, 0)[0].request
+    assert np.array_equal(request.mask, drawn > 0)
+    before = data.signature(0, data.view(0, 0))
+    drawn[40] = 255
+    Image.fromarray(drawn).save(world.pairs / "mask.png", compress_level=0)
+    assert data.signature(0, data.view(0, 0)) != before

@@ -46,7 +46,7 @@ class Preparation:
     def __init__(self, source: ImageSource, editors: Sequence[Editor], config: Anonymize) -> None:
         self._source, self._editors, self._config = source, editors, config
         self._own = Perception(config.vision, config.engine.threads)
-        self._of_the_loop = Perception(config.vision, config.engine.threads)
+        self.perception = Perception(config.vision, config.engine.threads)
 
     def prepare(self, records: Sequence[ImageRecord], described: Descriptions) -> PreparedBatch:
         """Never raises for a single image."""
@@ -74,7 +74,7 @@ class Preparation:
         candidate = Candidate(record, image, triplet, list(regions), self._own, caption)
         if self._config.engine.ahead:
             self._look(candidate)
-        candidate.perception = self._of_the_loop
+        candidate.perception = self.perception
         return candidate
 
     def _look(self, candidate: Candidate) -> None:

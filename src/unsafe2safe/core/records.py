@@ -205,8 +205,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Pair:
-    """One training pair. ``source`` is an ``image_id`` of the data set, ``target`` a path relative
-    to the run folder that holds the pairs."""
+    """One training pair. ``source`` is an ``image_id`` of the data set; ``target`` and ``mask`` are
+    paths relative to the run folder that holds the pairs. ``mask``, a grey PNG as large as the
+    source, says what was edited; None: the regions do."""
 
     image_id: str
     source: str
@@ -216,6 +217,7 @@ class Pair:
     regions: tuple[Region, ...]
     scores: tuple[Check, ...] = ()
     combined_caption: str | None = None
+    mask: str | None = None
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,14 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("regions", pa.list_(pa.struct(_REGION_FIELDS))),
             ("scores", pa.list_(_CHECK)),
             ("combined_caption", pa.string()),
+            ("mask", pa.string()),
         ]
     ),
 }
 
 # Columns that parts written by an earlier version lack; the record's default stands for them.
 _LATER: Mapping[type, frozenset[str]] = {
-    Pair: frozenset({"combined_caption"}),
+    Pair: frozenset({"combined_caption", "mask"}),
     Outcome: frozenset({"width", "height", "notes"}),
 }
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from unsafe2safe.anonymize.annotations import write_annotations
 from unsafe2safe.anonymize.ladder import Ladder, build_ladder
 from unsafe2safe.anonymize.lookup import TripletLookup
+from unsafe2safe.anonymize.pair_filters import PairFilter
+from unsafe2safe.anonymize.pairs import pairs_told
 from unsafe2safe.anonymize.witnesses import Witnesses, build_witnesses
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.schema import Anonymize
@@ -40,6 +42,7 @@ class Work:
 
     ladder: Ladder
     witnesses: Witnesses
+    pair_filter: PairFilter
     source: ImageSource
     triplets: Path
     spec: RunSpec
@@ -68,6 +71,7 @@ def work_of(config: Anonymize, editor: Editor | None = None) -> Work:
     """
     built = editor or build({**config.editor, "adapter": config.adapter}, "editor", Editor)  # type: ignore[type-abstract]
     source = open_source(config)
+    pair_filter = build(config.pairs.filter, "pairs.filter", PairFilter)  # type: ignore[type-abstract]
     ladder, witnesses = build_ladder(config, built), build_witnesses(config, source)
     ladder.tell_licences()
     triplets = find_input(
@@ -79,11 +83,13 @@ def work_of(config: Anonymize, editor: Editor | None = None) -> Work:
     )
     inputs = {"triplets": triplets, "adapter": config.adapter}
     content = {**built.weights_content(), **ladder.content, **witnesses.content}
+    content |= pair_filter.weights_content()
     ignored = ("audit", "editor.scratch")  # where an external command works changes no result
     if not config.detect_only:
         ignored += ("contact_images",)
     spec = run_spec(config, script_of(config), built.name, inputs, ignored, content)
-    return Work(ladder, witnesses, source, triplets, spec, own_editor=editor is not None)
+    own = editor is not None
+    return Work(ladder, witnesses, pair_filter, source, triplets, spec, own_editor=own)
 
 
 def script_of(config: Anonymize) -> str:
@@ -103,6 +109,8 @@ def run(config: Anonymize, work: Work) -> RunResult:
             return _result(folder, config, work)
         if shard is None:
             folder.reopen()
+        if config.write_pairs:
+            work.pair_filter.load()
         dealt = work.units(config, shard)
         label = _SCRIPT if shard is None else f"{_SCRIPT} {shard}"
         began = time.monotonic()
@@ -113,6 +121,7 @@ def run(config: Anonymize, work: Work) -> RunResult:
                 work.triplets,
                 work.ladder,
                 work.witnesses,
+                work.pair_filter,
                 store,
                 keyed,
                 writer,
@@ -191,6 +200,8 @@ def _result(folder: RunFolder, config: Anonymize, work: Work) -> RunResult:
         f"each image's fate: {folder.path / 'manifest.parquet'}\n"
         f"audit root: {folder.state['audit_root']}"
     )
+    if pairs := folder.state.get("pairs"):
+        message += f"\npairs: {pairs_told(pairs, work.pair_filter.complaint)}"
     if held_back:
         names = work.spec.private_root / str(folder.state["private"]) / NAMES
         message += f"\nwhat was held back and why: {folder.path / 'failures.jsonl'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -14,12 +14,13 @@ from unsafe2safe.anonymize.batches import batches_of
 from unsafe2safe.anonymize.ladder import Ladder
 from unsafe2safe.anonymize.lookup import PrivateCaptions, TripletLookup
 from unsafe2safe.anonymize.loop import Loop
-from unsafe2safe.anonymize.pairs import pair_of
+from unsafe2safe.anonymize.pair_filters import PairFilter
+from unsafe2safe.anonymize.pairs import PairWriter
 from unsafe2safe.anonymize.preparation import Descriptions, Preparation, PreparedBatch
 from unsafe2safe.anonymize.witnesses import Witnesses
 from unsafe2safe.core.config.schema import Anonymize
 from unsafe2safe.core.files import KeyedHash
-from unsafe2safe.core.records import Outcome, OutcomeState, Pair, Provenance, WorkUnit
+from unsafe2safe.core.records import Outcome, OutcomeState, Provenance, WorkUnit
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.engines.overlap import BackgroundWriter, prepared_ahead
 from unsafe2safe.jobs.outcome_store import OutcomeStore
@@ -37,6 +38,7 @@ class UnitWorker:
         triplets: Path,
         ladder: Ladder,
         witnesses: Witnesses,
+        pair_filter: PairFilter,
         store: OutcomeStore,
         keyed: KeyedHash,
         writer: BackgroundWriter,
@@ -51,6 +53,13 @@ class UnitWorker:
             else None
         )
         self._preparation = Preparation(source, ladder.editors, config)
+        self._pairs = (
+            PairWriter(
+                store.folder.path, config, pair_filter, self._preparation.perception, writer.drain
+            )
+            if config.write_pairs
+            else None
+        )
         self.loop = Loop(
             ladder=ladder,
             config=config,
@@ -71,19 +80,20 @@ class UnitWorker:
         ]
         prepare = partial(self._preparation.prepare, described=described)
         outcomes: dict[str, Outcome] = {}
-        pairs: list[Pair] = []
+        pairs = self._pairs.unit() if self._pairs else None
         # closing: whatever is raised here, no thread goes on preparing
         with closing(prepared_ahead(batches, prepare, self.config.engine.ahead)) as prepared:
             for batch in prepared:
                 found = self._process(batch)
                 outcomes.update(found)
-                if self.config.write_pairs:
-                    pairs.extend(self._pairs(batch, found))
+                if pairs is not None:
+                    candidates = {each.image_id: each for each in batch.candidates}
+                    pairs.add(list(found.values()), candidates)
                 for _ in found:
                     advance()
         self.writer.drain()
         rows = [outcomes[image_id] for image_id in unit.image_ids]
-        self.store.write(unit, rows, pairs if self.config.write_pairs else None)
+        self.store.write(unit, rows, pairs)
 
     def _process(self, batch: PreparedBatch) -> dict[str, Outcome]:
         outcomes = {
@@ -97,11 +107,6 @@ class UnitWorker:
                 outcome = replace(outcome, width=width, height=height)
             outcomes[candidate.image_id] = outcome
         return outcomes
-
-    def _pairs(self, batch: PreparedBatch, outcomes: dict[str, Outcome]) -> Sequence[Pair]:
-        least = self.config.min_pair_outside_ssim
-        pairs = (pair_of(each, outcomes[each.image_id], least) for each in batch.candidates)
-        return [pair for pair in pairs if pair is not None]
 
     def _failed(self, image_id: str, reason: str) -> Outcome:
         log.warning("%s: %s", image_id, reason)

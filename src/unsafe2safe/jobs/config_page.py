@@ -16,7 +16,11 @@ from unsafe2safe.core.config.compose import compose_config, config_dir
 from unsafe2safe.core.config.schema import SCRIPTS
 from unsafe2safe.core.config.schema_common import Common
 
-_GROUPS = ("dataset", "stage1", "task", "editor", "objective", "metrics", "detector")
+_GROUPS = (
+    *("dataset", "stage1", "task", "editor", "pair_filter"),
+    *("objective", "metrics", "detector"),
+)
+_SECTIONS = {"pair_filter": "pairs.filter"}  # of groups whose keys are not called as they are
 Row = tuple[str, str, str, str]  # key, type, default, meaning
 
 _HEAD = """# Configuration
@@ -79,10 +83,15 @@ def _model_rows(schema: type[BaseModel], values: Mapping[Any, Any], prefix: str)
         kind, value = field.annotation, values.get(name)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from _model_rows(kind, value or {}, f"{prefix}{name}.")
-        elif name in _GROUPS:
-            yield (name, "group", "", f"See `{name}=...` below.")
+        elif group := _group_of(f"{prefix}{name}"):
+            yield (f"{prefix}{name}", "group", "", f"See `{group}=...` below.")
         else:
             yield (f"{prefix}{name}", _type(kind), _value(value), field.description or "")
+
+
+def _group_of(key: str) -> str | None:
+    """The group that chooses the section ``key``, if one does."""
+    return next((group for group in _GROUPS if _SECTIONS.get(group, group) == key), None)
 
 
 def _group(group: str, choice: str) -> list[Row]:
@@ -92,7 +101,7 @@ def _group(group: str, choice: str) -> list[Row]:
     values: dict[str, Any] = {str(key): value for key, value in dict(loaded).items()}  # type: ignore[arg-type]
     values.pop("defaults", None)
     if "_target_" in values:
-        return list(_component_rows(values, group))
+        return list(_component_rows(values, _SECTIONS.get(group, group)))
     rows: list[Row] = []
     for name, part in values.items():
         rows += _component_rows(part, f"{group}.{name}")

@@ -145,11 +145,10 @@ class FolderPairs(PairDataset):
     def _pictures(self, pair: Pair) -> tuple[Pixels, Pixels]:
         return self._decoded("source", pair), self._decoded("target", pair)
 
-    def _hidden(self, pair: Pair, height: int, width: int) -> Mask:
+    def drawn_mask(self, pair: Pair) -> Mask | None:
         if "mask" not in self._of:
-            return super()._hidden(pair, height, width)
+            return None
         picture = self._decoded("mask", pair)
-        self._check_size(pair, "source and mask", (height, width), picture.shape[:2])
         mask: Mask = (picture.max(axis=2) > 127).astype("float32")
         return mask
 

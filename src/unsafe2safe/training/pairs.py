@@ -106,7 +106,7 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         views: Views | None = None,
         sizes: tuple[tuple[int, int], ...] | None = None,
     ) -> None:
-        """``margin`` grows the masks, as anonymize.py's key of that name does. ``sizes``: the
+        """``margin`` grows the regions, as anonymize.py's key of that name does. ``sizes``: the
         buckets' heights and widths; None: squares of ``resolution``."""
         self.pairs = list(pairs)
         self._run_folder, self._source = run_folder, source
@@ -215,9 +215,27 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
         # Targets are written by us, upright: no orientation is left to apply.
         return source, decode_file(path, pair.image_id, orientation="raster").pixels
 
+    def drawn_mask(self, pair: Pair) -> Mask | None:
+        """(H, W) of 0 and 1 in the source's pixels, where the pair has a mask of its own; it is
+        taken as it is, without ``margin``. None: the regions say what is sensitive.
+
+        Raises:
+            ItemError: it cannot be read.
+        """
+        if pair.mask is None:
+            return None
+        path = inside(self._run_folder, pair.mask)
+        picture = decode_file(path, pair.image_id, orientation="raster").pixels
+        mask: Mask = (picture.max(axis=2) > 0).astype(np.float32)
+        return mask
+
     def _hidden(self, pair: Pair, height: int, width: int) -> Mask:
         """(H, W) the mask in the source's pixels."""
-        return mask_of(self._boxes(pair, height, width), height, width)
+        drawn = self.drawn_mask(pair)
+        if drawn is None:
+            return mask_of(self._boxes(pair, height, width), height, width)
+        self._check_size(pair, "source and mask", (height, width), drawn.shape)
+        return drawn
 
     @staticmethod
     def _check_size(pair: Pair, what: str, *shapes: tuple[int, ...]) -> None:
@@ -232,7 +250,8 @@ class PairDataset(TrainingData[LoadedPair, PairBatch]):
 
     def _file_facts(self, pair: Pair) -> Any:
         """Size and time of change of the files; None where the pictures are no files."""
-        paths = self._source.record(pair.source).path, inside(self._run_folder, pair.target)
+        ours = [inside(self._run_folder, name) for name in (pair.target, pair.mask) if name]
+        paths = self._source.record(pair.source).path, *ours
         try:
             return [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         except OSError:

@@ -110,6 +110,16 @@ class Publish(Strict):
     )
 
 
+class Pairs(Strict):
+    filter: Component = Field(
+        description="What the edit of a training pair must show beside being verified: `clip` is "
+        "the paper's filter and needs weights, `features` a stand-in, `none` asks nothing."
+    )
+    masks: bool = Field(
+        description="Write what was edited as a mask beside each pair; else the regions tell it."
+    )
+
+
 class Anonymize(Common):
     mode: Literal["run", "merge", "plan", "audit", "purge"] = Field(  # type: ignore[assignment]
         description=(
@@ -156,6 +166,7 @@ class Anonymize(Common):
     min_pair_outside_ssim: float = Field(
         ge=-1, le=1, description="Least outside-mask SSIM of a training pair."
     )
+    pairs: Pairs
 
 
 class Report(Strict):

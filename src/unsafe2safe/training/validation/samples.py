@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsafe2safe.core.randomness import torch_seed
-from unsafe2safe.core.records import Box, Pair
+from unsafe2safe.core.records import Box, Pair, Region
 from unsafe2safe.data.synthetic import Scene, redraw, render, slot_mask
-from unsafe2safe.editors.base import EditRequest
+from unsafe2safe.editors.base import EditRequest, Mask
 from unsafe2safe.metrics.base import SceneTruth
 from unsafe2safe.stage1.detectors import regions_of
 from unsafe2safe.stage1.oracle import findings_of
 from unsafe2safe.training.pairs import PairDataset
 from unsafe2safe.training.variants import VariantPairs
-from unsafe2safe.vision.arrays import bounded
+from unsafe2safe.vision.arrays import bounded, resized
 from unsafe2safe.vision.regions import grow_region, mask_of
 
 LONG_SIDE = 1024  # pixels; larger pictures are brought to it, or many of them would fill the memory
@@ -62,10 +62,7 @@ class PairSamples(ValidationSamples):
         regions = tuple(
             replace(region, box=_scaled(region.box, across, down)) for region in pair.regions
         )
-        margin = self._data.margin
-        mask = mask_of(
-            (grow_region(r.category, r.box, margin, width, height) for r in regions), height, width
-        )
+        mask = self._mask(pair, regions, height, width)
         request = EditRequest(
             image=image,
             mask=mask,
@@ -76,6 +73,15 @@ class PairSamples(ValidationSamples):
             combined_caption=pair.combined_caption or "",
         )
         return ValidationSample(request, mask > 0)
+
+    def _mask(self, pair: Pair, regions: Sequence[Region], height: int, width: int) -> Mask:
+        drawn = self._data.drawn_mask(pair)
+        if drawn is not None:
+            return (resized(drawn, height, width) > 0).astype(np.float32)
+        margin = self._data.margin
+        return mask_of(
+            (grow_region(r.category, r.box, margin, width, height) for r in regions), height, width
+        )
 
 
 def _scaled(box: Box, across: float, down: float) -> Box:
