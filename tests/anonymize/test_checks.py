@@ -1,5 +1,6 @@
 """The single parts of verification and publishing."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,6 +27,19 @@ def test_noise_of_a_known_strength_is_estimated():
     draw = np.random.default_rng(0).normal(128, 10, (200, 200, 1)).repeat(3, axis=2)
     estimate = noise_level(draw.clip(0, 255).astype(np.uint8), np.ones((200, 200), np.bool_))
     assert estimate == pytest.approx(10, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "part", [np.s_[:, :], np.s_[:5, :7], np.s_[30:38, 50:], np.s_[20:21, 33:34]]
+)
+def test_noise_of_a_part_is_that_of_its_pixels_in_the_whole(part):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    where = np.zeros((40, 60), np.bool_)
+    where[part] = True
+    luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    kernel = np.outer([1, -2, 1], [1, -2, 1]).astype(np.float32)
+    response = np.abs(cv2.filter2D(luma, cv2.CV_32F, kernel))[where]
+    assert noise_level(image, where) == float(np.median(response) / (0.6745 * 6.0))
 
 
 def test_a_detection_outside_the_mask_is_a_missed_region():

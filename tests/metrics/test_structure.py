@@ -11,6 +11,7 @@ from unsafe2safe.metrics.structure import (
     Ssim,
     SsimInside,
     SsimOutside,
+    mean_ssim,
     psnr,
     ssim_map,
     windows,
@@ -125,3 +126,13 @@ def test_swapped_colour_channels_are_noticed():
 def test_a_missing_pair_is_missing():
     score = Ssim().measure([plain_pair(noise(), None)])[0]
     assert (score.values, score.missing, score.not_applicable) == ((), 1, 0)
+
+
+def test_measured_in_bands_ssim_is_that_of_the_whole(changed_pair, monkeypatch):
+    first, second = changed_pair
+    where = windows(box_mask(*first.shape[:2]), "outside")
+    whole = mean_ssim(first, second, where)
+    assert whole == ssim_map(first, second)[where].mean()
+    for rows in (1, 5, where.shape[0] - 1):
+        monkeypatch.setattr("unsafe2safe.metrics.structure._MOST_AT_ONCE", rows * where.shape[1])
+        assert mean_ssim(first, second, where) == pytest.approx(whole, abs=1e-9)

@@ -17,6 +17,7 @@ from unsafe2safe.vision.arrays import RgbImage
 WINDOW = 7  # skimage's default
 _BORDER = (WINDOW - 1) // 2  # windows that would leave the image are not averaged, as in skimage
 GREATEST_PSNR = 100.0  # decibels; stands for the infinite PSNR of equal images
+_MOST_AT_ONCE = 2**22  # windows of one map
 
 
 def ssim_map(first: RgbImage, second: RgbImage) -> NDArray[np.float64]:
@@ -30,6 +31,23 @@ def ssim_map(first: RgbImage, second: RgbImage) -> NDArray[np.float64]:
     )
     inner: NDArray[np.float64] = full[_BORDER:-_BORDER, _BORDER:-_BORDER].mean(axis=2)
     return inner
+
+
+def mean_ssim(first: RgbImage, second: RgbImage, where: NDArray[np.bool_]) -> float:
+    """Mean of :func:`ssim_map` over the windows ``where`` (H - 6, W - 6), of which there are some.
+
+    Large images are measured in bands of rows: the map alone takes some hundred bytes a pixel.
+    """
+    height, width = where.shape
+    rows = max(1, _MOST_AT_ONCE // width)
+    total, count = 0.0, 0
+    for top in range(0, height, rows):
+        chosen = where[top : top + rows]
+        if chosen.any():
+            band = slice(top, top + len(chosen) + WINDOW - 1)
+            values = ssim_map(first[band], second[band])[chosen]
+            total, count = total + float(values.sum()), count + len(values)
+    return total / count
 
 
 def psnr(first: RgbImage, second: RgbImage, where: NDArray[np.bool_] | None = None) -> float:
