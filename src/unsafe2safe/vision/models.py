@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unsafe2safe.core.errors import UsageError
@@ -24,11 +25,19 @@ def session(name: str, threads: int) -> onnxruntime.InferenceSession:
     Raises:
         UsageError: the package holds no such model.
     """
-    import onnxruntime
-
     path = resources.files("unsafe2safe.assets") / "models" / f"{name}.onnx"
     if not path.is_file():
         raise UsageError(f"model {name!r} is not in the package ({path}); reinstall unsafe2safe")
+    with resources.as_file(path) as file:
+        loaded = open_session(file, threads)
+    _log.info("loaded model %s (threads: %s)", name, threads or "automatic")
+    return loaded
+
+
+def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A new inference session of a model's file; ``threads`` as in :func:`session`."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -37,9 +46,6 @@ def session(name: str, threads: int) -> onnxruntime.InferenceSession:
     # Images come in many sizes: an arena would keep the memory of the largest one for good.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    with resources.as_file(path) as file:
-        loaded = onnxruntime.InferenceSession(
-            str(file), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    _log.info("loaded model %s (threads: %s)", name, threads or "automatic")
-    return loaded
+    return onnxruntime.InferenceSession(
+        str(file), sess_options=options, providers=["CPUExecutionProvider"]
+    )

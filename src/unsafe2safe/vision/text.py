@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from omegaconf import OmegaConf
 
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import Box
 from unsafe2safe.vision.arrays import FloatArray, RgbImage
+from unsafe2safe.vision.models import open_session
 from unsafe2safe.vision.regions import clipped, overlap
 
 _log = logging.getLogger("unsafe2safe")
@@ -42,15 +45,22 @@ def _engine(threads: int) -> Any:
     params: dict[str, Any] = {
         "Global.log_level": "critical",
         "Global.text_score": 0.0,  # each reader applies its own threshold
-        "EngineConfig.onnxruntime.intra_op_num_threads": threads or -1,
     }
+    files: dict[str, Path] = {}
     for part in ("det", "rec", "cls"):
         paths = [p for p in folder.iterdir() if f"_{part}_" in p.name and p.name.endswith(".onnx")]
         if not paths:
             raise UsageError(f"rapidocr came without its {part} model; reinstall it from its wheel")
-        params[f"{part.capitalize()}.model_path"] = str(min(paths, key=lambda path: path.name))
+        file = Path(str(min(paths, key=lambda path: path.name)))
+        files[part.capitalize()] = file
+        params[f"{part.capitalize()}.model_path"] = str(file)
     logging.getLogger("RapidOCR").setLevel(logging.CRITICAL)
     engine = rapidocr.RapidOCR(params=params)
+    # Its models load on first use, from sessions that the configuration may hold: its own would
+    # let idle threads spin on the cores that other models need.
+    engine.cfg = OmegaConf.create(engine.cfg, flags={"allow_objects": True})
+    for part, file in files.items():
+        engine.cfg[part].session = open_session(file, threads)
     _log.info("loaded model rapidocr (threads: %s)", threads or "automatic")
     return engine
 
