@@ -25,25 +25,15 @@ from statistics import median
 from typing import Any
 
 from small_ip2p import SMALL, TRUE_PROPORTIONS
+from table import QUIET, Row, at_least, tell, told_ratio, warn_unless_below
 from training_process import Job, free_port, measure, start_server
 
 LEAST_CACHED_GAIN = {"full": 1.5, "lora": 2.0}
 LEAST_OF_BARE = 0.97
 MOST_WAITING = 0.02
 MOST_GRADIENT_DIFFERENCE = 1e-4  # of the largest gradient: sums in another order, no more
-QUIET = 0.5  # load average that this program finds before it begins
 TRAINED = ("full", "lora")
 Found = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; ``met`` is None where nothing is asked."""
-
-    what: str
-    value: str
-    bar: str = ""
-    met: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -79,13 +69,13 @@ def steps(bench: Bench) -> Iterator[Row]:
         yield Row(f"cached, {kind}", _told_step(cached[kind]))
         yield Row(f"barest loop, {kind}", _told_step(bare[kind]))
     for kind in TRAINED:
-        yield _at_least(
+        yield at_least(
             f"steps per second of cached, {kind}, against the plain loop",
             _ratios(plain, cached[kind]),
             LEAST_CACHED_GAIN[kind],
         )
     for kind in TRAINED:
-        yield _at_least(
+        yield at_least(
             f"steps per second of cached, {kind}, against the barest loop",
             _ratios(bare[kind], cached[kind]),
             LEAST_OF_BARE,
@@ -166,7 +156,7 @@ def processes(bench: Bench) -> Iterator[Row]:
         scaling = [2 * ratio for ratio in _ratios(one, both)]
         yield Row(
             f"samples per second, {kind}, two processes against one, one thread each",
-            _told_ratio(scaling),
+            told_ratio(scaling),
         )
 
 
@@ -187,7 +177,7 @@ def formats(bench: Bench) -> Iterator[Row]:
             name = f"{'bf16' if bf16 else 'fp32'}, {'channels last' if last else 'contiguous'}"
             yield Row(
                 f"steps per second, {kind}, {name}, against fp32, contiguous",
-                _told_ratio(_ratios(usual, measured)),
+                told_ratio(_ratios(usual, measured)),
             )
 
 
@@ -212,35 +202,6 @@ def _told_step(found: Sequence[Found]) -> str:
     return f"{1000 * _step(found):.0f} ms a step, peak {_peak(found):.0f} MB"
 
 
-def _told_ratio(ratios: Sequence[float]) -> str:
-    return f"{median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
-
-
-def _at_least(what: str, ratios: Sequence[float], bar: float) -> Row:
-    return Row(what, _told_ratio(ratios), f"at least {bar:g}", median(ratios) >= bar)
-
-
-def _tell(rows: Sequence[Row], *, judged: bool) -> bool:
-    """Print the table; whether all that is asked is met."""
-    wide, deep = (max(len(text) for text in column) for column in zip(
-        *((row.what, row.value) for row in rows), strict=True
-    ))  # fmt: skip
-    for row in rows:
-        verdict = "" if row.met is None else " met" if row.met else " MISSED"
-        end = f"{row.bar}:{verdict if judged else ' not judged'}" if row.bar else ""
-        print(f"{row.what:<{wide}}  {row.value:<{deep}}  {end}".rstrip())
-    return all(row.met is not False for row in rows)
-
-
-def _warn_unless_below(bound: float, when: str) -> None:
-    load = os.getloadavg()[0]
-    if load > bound:
-        print(
-            f"WARNING: load average {load:.1f} {when}: another job runs, or has just ended. "
-            "Threads that wait for each other can take many times as long: keep none of this."
-        )
-
-
 PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "steps": steps,
     "processes": processes,
@@ -261,7 +222,7 @@ def main() -> int:
     given = parser.parse_args()
     if min(given.steps, given.rounds, given.pairs, given.threads) < 1:
         parser.error("--steps, --rounds, --pairs and --threads are at least 1")
-    _warn_unless_below(QUIET, "before it begins")
+    warn_unless_below(QUIET, "before it begins")
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             "prepare", Path(folder), SMALL if given.small else TRUE_PROPORTIONS,
@@ -271,8 +232,8 @@ def main() -> int:
         bench = Bench(start_server(Path(__file__).resolve().parent), job, given.rounds)
         bench.run(job)
         rows = [row for part in given.parts or PARTS for row in PARTS[part](bench)]
-    met = _tell(rows, judged=not given.small)
-    _warn_unless_below(max(given.threads, 2) + QUIET, "at the end")
+    met = tell(rows, judged=not given.small)
+    warn_unless_below(max(given.threads, 2) + QUIET, "at the end")
     return 0 if met or given.small else 1
 
 
