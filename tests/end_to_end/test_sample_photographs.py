@@ -1,6 +1,7 @@
 """What the project promises of the eleven sample photographs, whose truth is known."""
 
 import json
+import shutil
 
 import datasets
 import dlib
@@ -9,9 +10,11 @@ import pytest
 from PIL import Image
 
 from unsafe2safe.core.config.compose import load
+from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import Box, Outcome, OutcomeState, PrivateRecord, Region, Triplet
 from unsafe2safe.core.tables import read_parts, read_records
-from unsafe2safe.data.samples import photos_folder
+from unsafe2safe.data.samples import SamplesSource, photos_folder
+from unsafe2safe.jobs.photo_sheet import _check_shipped, sheet
 from unsafe2safe.vision.faces import FaceDetector
 from unsafe2safe.vision.matching import text_leaks
 from unsafe2safe.vision.regions import covered, grow_region, iou, mask_of
@@ -147,3 +150,16 @@ def test_held_back_images_are_told_with_reason(chain, outcomes):
     held_back = {n for n, row in outcomes.items() if row.state == OutcomeState.NEEDS_REVIEW}
     assert held_back <= set(told)
     assert all(told.values())
+
+
+def test_the_sheet_of_the_docs_shows_sample_photographs_alone(chain, labels, tmp_path):
+    drawn = sheet(chain.redacted)
+    assert drawn.width > drawn.height > 0
+    assert np.asarray(drawn).std() > 20  # not an empty page
+    shutil.copy(photos_folder() / "cat.jpg", tmp_path)
+    _check_shipped(tmp_path, SamplesSource())
+    Image.new("RGB", (8, 8)).save(tmp_path / "coffee.jpg")
+    with pytest.raises(UsageError, match=r"coffee\.jpg, which is no photograph of the package"):
+        _check_shipped(tmp_path, SamplesSource())
+    with pytest.raises(UsageError, match=r"no complete run folder of anonymize\.py"):
+        sheet(chain.triplets)
