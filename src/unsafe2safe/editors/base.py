@@ -55,6 +55,19 @@ class EditRequest:
         return self.combined_caption.strip() or joined.strip()
 
 
+@dataclass(frozen=True)
+class Canvas:
+    """What an editor works on inside, whatever the size it is given.
+
+    ``side`` is its longest side in pixels, None: the image's own. Sides are multiples of
+    ``multiple``. ``square``: both are ``side``; the editor itself stretches what is not.
+    """
+
+    side: int | None = None
+    multiple: int = 1
+    square: bool = False
+
+
 @component
 class Editor(ABC):
     """Base of all editors."""
@@ -80,6 +93,11 @@ class Editor(ABC):
     def reads_private_caption(self) -> bool:
         """Whether requests must hold the private caption; editors get it on no other ground."""
         return False
+
+    @property
+    def canvas(self) -> Canvas:
+        """What its edits are made on; callers that cut images into crops fit them to it."""
+        return Canvas()
 
     def weights_content(self) -> Mapping[str, str]:
         """``{"editor.weights": hash}`` of the files the base is loaded from, for run fingerprints:

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ItemError, UsageError
-from unsafe2safe.editors.base import Editor, EditRequest, Pixels
+from unsafe2safe.editors.base import Canvas, Editor, EditRequest, Pixels
 from unsafe2safe.editors.lora_targets import PATTERN, names_for_peft, targets_key
 from unsafe2safe.editors.quantization import Quantize, check_quantize, unpacked
 
@@ -126,6 +126,10 @@ class TrainableEditor(Editor):
             except re.error as error:
                 raise ValueError(f"{target!r} is no regular expression ({error})") from None
         return targets
+
+    @property
+    def canvas(self) -> Canvas:
+        return Canvas(self.resolution, self.side_step, square=True)
 
     def check_loadable(self) -> None:
         """Whether the base can be loaded as these settings ask; told before any weight is.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import ConfigError
-from unsafe2safe.editors.base import EditRequest, Pixels
+from unsafe2safe.editors.base import Canvas, EditRequest, Pixels
 from unsafe2safe.editors.flow_models import FlowModel, Flux, StableDiffusion3
 from unsafe2safe.editors.instruct_pix2pix import restore, to_model
 from unsafe2safe.editors.pipeline_editor import PipelineEditor, decode_latents, encode_image
@@ -105,6 +105,11 @@ class FlowEditEditor(PipelineEditor):
     @property
     def reads_private_caption(self) -> bool:
         return True
+
+    @property
+    def canvas(self) -> Canvas:
+        """Its multiple is the model's, which is loaded for that."""
+        return Canvas(self.longest_side, self.model.side_multiple)
 
     def pipeline_class(self) -> Any:
         from diffusers import FluxPipeline, StableDiffusion3Pipeline

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.editors.base import EditRequest, Pixels
+from unsafe2safe.editors.base import Canvas, EditRequest, Pixels
 from unsafe2safe.editors.instruct_pix2pix import encode_text, restore, square, to_model
 from unsafe2safe.editors.pipeline_editor import PipelineEditor, decode_latents, encode_image
 
@@ -88,6 +88,10 @@ class FreePromptEditor(PipelineEditor):
     @property
     def reads_private_caption(self) -> bool:
         return self.source_text == "private_caption"
+
+    @property
+    def canvas(self) -> Canvas:
+        return Canvas(self.resolution, square=True)
 
     def pipeline_class(self) -> Any:
         from diffusers import StableDiffusionPipeline
