@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from unsafe2safe.anonymize.loop import _forbids_derivatives, composite
+from unsafe2safe.anonymize.loop import _forbids_derivatives
+from unsafe2safe.anonymize.region_editing import composite
 from unsafe2safe.anonymize.verify import noise_level, second_look
 from unsafe2safe.core.records import Box
 from unsafe2safe.data.samples import SamplesSource

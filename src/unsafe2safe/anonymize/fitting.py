@@ -10,7 +10,7 @@ from PIL import Image
 
 from unsafe2safe.core.records import Box, Region
 from unsafe2safe.editors.base import Canvas, Mask, Pixels
-from unsafe2safe.editors.concealment import hidden_at
+from unsafe2safe.editors.concealed_frames import hidden_at
 
 _Array = TypeVar("_Array", Pixels, Mask)
 

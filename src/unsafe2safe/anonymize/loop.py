@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from unsafe2safe.anonymize.candidate import Candidate
 from unsafe2safe.anonymize.ladder import Ladder, Step
 from unsafe2safe.anonymize.publish import EncodedImage, Publisher, to_png
+from unsafe2safe.anonymize.region_editing import edit_regions
 from unsafe2safe.anonymize.verify import Verdict, further_look, second_look, verify
 from unsafe2safe.anonymize.witnesses import Witnesses
 from unsafe2safe.core.config.schema import Anonymize
@@ -128,6 +127,9 @@ class Loop:
         if skips and _forbids_derivatives(candidate.record.licence):
             reason = "its licence forbids derivatives"
             return self._unpublished(candidate, OutcomeState.NEEDS_REVIEW, reason)
+        unmaskable = candidate.unmaskable(self.config)
+        if unmaskable:
+            return self._unpublished(candidate, OutcomeState.NEEDS_REVIEW, unmaskable)
         return None
 
     def _attempt(self, group: Sequence[Candidate], step: Step) -> dict[str, Outcome]:
@@ -159,7 +161,7 @@ class Loop:
             return [f"editor={editor.name} reads the private caption, and it has none"]
         requests = [candidate.request(self.config, step) for candidate in pending]
         try:
-            return list(editor.edit(requests))
+            return edit_regions(editor, requests, self.config)
         except UsageError:  # weights or device that nothing can be edited with
             raise
         except Exception as error:
@@ -176,11 +178,6 @@ class Loop:
         if isinstance(edited, str):
             trial.fault = edited
             return
-        trial.fault = _unusable(edited, request)
-        if trial.fault:
-            return
-        if self.config.region == "composite":
-            edited = composite(candidate.image.pixels, edited, request.mask)
         candidate.edited = edited
         source_type = (
             COMPOSITE_WITH_TRAINED_MODEL if editor.draws_faces else ALGORITHMICALLY_ENHANCED
@@ -288,28 +285,6 @@ class Loop:
             provenance=Provenance(model=self.ladder.steps[0].editor.name, seed=self.config.seed),
             notes=(*candidate.image.notes, *notes),
         )
-
-
-def composite(source: Pixels, edited: Pixels, mask: np.ndarray) -> Pixels:
-    """``edited`` inside the mask, the source bit for bit where the mask is 0.
-
-    ``source`` and ``edited`` are (H, W, 3) uint8, ``mask`` (H, W) float32 in [0, 1].
-    """
-    weight = mask[..., None]
-    blended = np.rint(weight * edited + (1.0 - weight) * source).astype(np.uint8)
-    result: Pixels = np.where(weight > 0, blended, source)
-    return result
-
-
-def _unusable(edited: Pixels, request: EditRequest) -> str:
-    """Why an editor's answer is no image of the asked size, or an empty string."""
-    if not isinstance(edited, np.ndarray) or edited.dtype != np.uint8:
-        return "editor returned no uint8 image"
-    if edited.size == 0:
-        return "editor returned no image"
-    if edited.shape != request.image.shape:
-        return "editor returned another size"
-    return ""
 
 
 def _forbids_derivatives(licence: str | None) -> bool:

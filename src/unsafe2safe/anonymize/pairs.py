@@ -166,7 +166,7 @@ class UnitPairs:
             target=f"published/{outcome.published_as}",
             public_caption=candidate.triplet.public_caption,
             edit_instruction=candidate.triplet.edit_instruction,
-            regions=tuple(candidate.regions),
+            regions=tuple(candidate.sensitive_regions),
             scores=(outside, check) if check else (outside,),
             combined_caption=candidate.triplet.combined_caption,
             mask=self._mask(candidate, outcome) if config.pairs.masks else None,
@@ -193,7 +193,7 @@ def _why_not(
         return PairReason.NOT_PUBLISHED
     if outcome.state != OutcomeState.ANONYMIZED:
         return PairReason.SAFE
-    if not candidate.regions:
+    if not candidate.sensitive_regions or candidate.only_metadata:
         return PairReason.NOT_EDITED
     checks = _checks(outcome)
     unchanged = checks.get("unchanged_regions")

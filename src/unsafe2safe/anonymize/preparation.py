@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from unsafe2safe.anonymize.candidate import Candidate
+from unsafe2safe.anonymize.given_masks import GivenMasks
 from unsafe2safe.anonymize.lookup import PrivateCaptions, TripletLookup
 from unsafe2safe.core.config.schema import Anonymize
-from unsafe2safe.core.errors import UnreadableImage, UsageError, describe_fault
+from unsafe2safe.core.errors import ItemError, UsageError, describe_fault
 from unsafe2safe.core.records import ImageRecord, Region, Triplet, TripletState
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.editors.base import Editor
@@ -43,8 +44,15 @@ class Preparation:
     find the same.
     """
 
-    def __init__(self, source: ImageSource, editors: Sequence[Editor], config: Anonymize) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        editors: Sequence[Editor],
+        config: Anonymize,
+        given: GivenMasks,
+    ) -> None:
         self._source, self._editors, self._config = source, editors, config
+        self._given = given
         self._own = Perception(config.vision, config.engine.threads)
         self.perception = Perception(config.vision, config.engine.threads)
 
@@ -60,7 +68,7 @@ class Preparation:
             caption = described.captions.get(record.image_id, "")
             try:
                 candidates.append(self._candidate(record, found, caption))
-            except UnreadableImage as error:
+            except ItemError as error:  # unreadable, or what is given does not fit it
                 failures[record.image_id] = error.reason
             except UsageError:  # a data set that is not there fails every image
                 raise
@@ -71,7 +79,9 @@ class Preparation:
     def _candidate(self, record: ImageRecord, described: Described, caption: str) -> Candidate:
         triplet, regions = described
         image = self._source.decode(record)
-        candidate = Candidate(record, image, triplet, list(regions), self._own, caption)
+        given = self._given.of(record.image_id, *image.pixels.shape[:2])
+        known = [*regions, *given.regions]
+        candidate = Candidate(record, image, triplet, known, self._own, caption, given)
         if self._config.engine.ahead:
             self._look(candidate)
         candidate.perception = self.perception

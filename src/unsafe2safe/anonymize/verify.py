@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsafe2safe.anonymize.candidate import Candidate
+from unsafe2safe.anonymize.mask_making import SECOND_LOOK
 from unsafe2safe.core.config.schema_verify import Verify
 from unsafe2safe.core.records import Box, Category, Check, Region
 from unsafe2safe.editors.base import Editor, Mask, Pixels
-from unsafe2safe.metrics.structure import WINDOW, mean_ssim, ssim_map, windows
+from unsafe2safe.metrics.structure import mean_ssim, ssim_map, windows
 from unsafe2safe.vision.detectors import Detection, Detector
 from unsafe2safe.vision.faces import Face
 from unsafe2safe.vision.matching import text_leaks
@@ -29,6 +30,7 @@ _INSIDE = 0.5  # share of a detection under the mask from which it counts as edi
 _NOISE_FLOOR = 12.0  # grey levels; sensor noise and texture stay below, random pixels far above
 _FLAT = 6.0  # grey levels of contrast below which a region holds nothing to be changed
 _UNCHANGED_SSIM = 0.95
+_LEAST_MASKED = 0.1  # share of a region's box from which its mask counts as its own
 _UNSEEN_FACE = 0.75  # share of the identity limit that holds where no strict detector sees a face
 
 
@@ -73,14 +75,22 @@ def verify(
     source = candidate.image.pixels
     if published.shape != source.shape:
         return Verdict((_at_most("size_mismatch", 1.0, 0.0),), ())
-    kept = [*_fidelity(source, published, mask, settings), _unchanged(candidate, published, mask)]
+    faithful = [
+        *_fidelity(source, published, mask, settings),
+        _unchanged(candidate, published, mask),
+    ]
     if settings.truth == "only":
-        return Verdict(tuple(one.check for one in kept), ())
-    others = further_look(published, detectors)
-    faces = list(candidate.perception.verify_faces(published))
-    lines = list(candidate.perception.verify_text(published))
+        return Verdict(tuple(one.check for one in faithful), ())
+    seen_faces = candidate.perception.verify_faces(published)
+    seen_lines = candidate.perception.verify_text(published)
+    seen_others = further_look(published, detectors)
+    faces, lines = candidate.counted_faces(seen_faces), candidate.counted_lines(seen_lines)
+    others = candidate.counted_others(seen_others)
+    kept = sum(map(len, (seen_faces, seen_lines, seen_others)))
+    kept -= sum(map(len, (faces, lines, others)))
     judged = [
-        *kept,
+        *map(_alike, _kept(candidate, kept)),
+        *faithful,
         *_face_checks(candidate, published, faces, others, mask, settings, editor),
         *_text_checks(candidate, lines, mask, settings),
         *_plate_checks(candidate, published, settings),
@@ -98,6 +108,17 @@ def further_look(image: Pixels, detectors: Sequence[Detector]) -> list[Detection
     return [found for detector in detectors for found in detector.detect(image)]
 
 
+def _kept(candidate: Candidate, detections: int) -> list[Check]:
+    """For the record: regions left unmasked and detections left uncounted by consent."""
+    if not candidate.given.keep:
+        return []
+    regions = float(len(candidate.regions) - len(candidate.sensitive_regions))
+    return [
+        Check("kept_regions", regions, regions, passed=True),
+        Check("kept_detections", float(detections), float(detections), passed=True),
+    ]
+
+
 def second_look(
     image_id: str,
     faces: Sequence[Face],
@@ -110,7 +131,7 @@ def second_look(
     seen += [(Category.TEXT, line.box, line.score) for line in lines]
     seen += [(found.category, found.box, found.score) for found in others]
     return [
-        Region(image_id, box, category, float(score), "second_look")
+        Region(image_id, box, category, float(score), SECOND_LOOK)
         for category, box, score in seen
         if mask is None or covered(box, mask) < _INSIDE
     ]
@@ -151,16 +172,19 @@ def _unchanged(candidate: Candidate, published: Pixels, mask: Mask) -> _Judged:
     have changed, whatever the detectors see afterwards.
     """
     source = candidate.image.pixels
-    luma = cv2.cvtColor(source, cv2.COLOR_RGB2GRAY)
     left, counted = 0, 0
     for region in candidate.regions:
-        if covered(region.box, mask) < _INSIDE:
-            continue
         window = _window(region.box, mask)
-        if min(luma[window].shape) < WINDOW or luma[window].std() < _FLAT:
+        # Of an outline, or of a mask of any shape, a box holds pixels that must stay as they are.
+        masked = windows(mask[window] > 0.5, "inside")
+        if masked.sum() < _LEAST_MASKED * max(masked.size, 1) or not masked.any():
+            continue
+        luma = cv2.cvtColor(source[window], cv2.COLOR_RGB2GRAY)
+        if luma[mask[window] > 0.5].std() < _FLAT:
             continue
         counted += 1
-        left += bool(ssim_map(source[window], published[window]).mean() > _UNCHANGED_SSIM)
+        similarity = ssim_map(source[window], published[window])[masked].mean()
+        left += bool(similarity > _UNCHANGED_SSIM)
     if counted == 0 and not candidate.only_metadata and not mask.any():
         return _alike(_at_most("nothing_masked", 1.0, 0.0))
     return _alike(_at_most("unchanged_regions", left / max(counted, 1), 0.0))

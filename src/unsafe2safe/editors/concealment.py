@@ -26,21 +26,15 @@ _LANCZOS_SUPPORT = 3.0  # of the filter that brings images to the square
 
 
 def hidden_in_square(mask: Mask, resolution: int) -> Hidden:
-    """(H, W) mask to (R, R): :func:`hidden_at` of a square."""
-    return hidden_at(mask, resolution, resolution)
+    """(H, W) mask to (R, R): every pixel of the square into which a masked pixel (> 0) enters.
 
-
-def hidden_at(mask: Mask, height: int, width: int) -> Hidden:
-    """(H, W) mask to (height, width): every pixel of the resized image into which a masked pixel
-    (> 0) enters.
-
-    The Lanczos filter of ``square`` reaches three pixels (of the resized image, or of the image
-    itself where that is smaller) to each side, so that a mask merely resized would let the rim of
-    a region through. An image that has the size already is not filtered.
+    The Lanczos filter of ``square`` reaches three pixels (of the square, or of the image where
+    that is smaller) to each side, so that a mask merely resized would let the rim of a region
+    through. An image that has the square's size already is not filtered.
     """
     masked = np.asarray(mask) > 0
-    across_rows = _reached(masked, height)
-    return _reached(across_rows.T, width).T
+    across_rows = _reached(masked, resolution)
+    return _reached(across_rows.T, resolution).T
 
 
 def _reached(masked: Hidden, resolution: int) -> Hidden:
@@ -53,7 +47,7 @@ def _reached(masked: Hidden, resolution: int) -> Hidden:
     centres = (np.arange(resolution) + 0.5) * scale
     first = np.clip(np.floor(centres - support), 0, size).astype(int)
     after = np.clip(np.ceil(centres + support), 0, size).astype(int)
-    counts = np.zeros((size + 1, masked.shape[1]), np.int32)
+    counts = np.zeros((size + 1, masked.shape[1]), np.int64)
     np.cumsum(masked, axis=0, out=counts[1:])
     reached: Hidden = counts[after] > counts[first]
     return reached

@@ -27,6 +27,7 @@ def run(config: Anonymize, editor: Editor | None = None) -> RunResult:
 
     if config.mode == "purge":
         return anonymize_run.purge_share(config, editor)
+    config = anonymize_run.settled(config, editor)
     work = anonymize_run.work_of(config, editor)
     if config.mode == "plan":
         return anonymize_plan.plan(config, work)

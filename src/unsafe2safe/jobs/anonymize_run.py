@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unsafe2safe.anonymize.annotations import write_annotations
+from unsafe2safe.anonymize.given_masks import GIVEN_KEYS, GivenMasks
 from unsafe2safe.anonymize.ladder import Ladder, build_ladder
 from unsafe2safe.anonymize.lookup import TripletLookup
+from unsafe2safe.anonymize.mask_making import default_categories
 from unsafe2safe.anonymize.pair_filters import PairFilter
 from unsafe2safe.anonymize.pairs import pairs_told
 from unsafe2safe.anonymize.witnesses import Witnesses, build_witnesses
@@ -42,6 +44,7 @@ class Work:
 
     ladder: Ladder
     witnesses: Witnesses
+    given: GivenMasks
     pair_filter: PairFilter
     source: ImageSource
     triplets: Path
@@ -71,6 +74,7 @@ def work_of(config: Anonymize, editor: Editor | None = None) -> Work:
     """
     built = editor or build({**config.editor, "adapter": config.adapter}, "editor", Editor)  # type: ignore[type-abstract]
     source = open_source(config)
+    given = GivenMasks.open(config.masks, source)
     pair_filter = build(config.pairs.filter, "pairs.filter", PairFilter)  # type: ignore[type-abstract]
     ladder, witnesses = build_ladder(config, built), build_witnesses(config, source)
     ladder.tell_licences()
@@ -83,13 +87,23 @@ def work_of(config: Anonymize, editor: Editor | None = None) -> Work:
     )
     inputs = {"triplets": triplets, "adapter": config.adapter}
     content = {**built.weights_content(), **ladder.content, **witnesses.content}
-    content |= pair_filter.weights_content()
-    ignored = ("audit", "editor.scratch")  # where an external command works changes no result
+    content |= {**pair_filter.weights_content(), **given.content()}
+    # where an external command works changes no result
+    ignored = ("audit", "editor.scratch", *GIVEN_KEYS)
     if not config.detect_only:
         ignored += ("contact_images",)
     spec = run_spec(config, script_of(config), built.name, inputs, ignored, content)
     own = editor is not None
-    return Work(ladder, witnesses, pair_filter, source, triplets, spec, own_editor=own)
+    return Work(ladder, witnesses, given, pair_filter, source, triplets, spec, own_editor=own)
+
+
+def settled(config: Anonymize, editor: Editor | None = None) -> Anonymize:
+    """``config`` with ``mask_categories`` filled in where they depend on the editor."""
+    if config.mask_categories is not None:
+        return config
+    built = editor or build(config.editor, "editor", Editor)  # type: ignore[type-abstract]
+    categories = default_categories(built.draws_faces)
+    return config.model_copy(update={"mask_categories": categories})
 
 
 def script_of(config: Anonymize) -> str:
@@ -121,6 +135,7 @@ def run(config: Anonymize, work: Work) -> RunResult:
                 work.triplets,
                 work.ladder,
                 work.witnesses,
+                work.given,
                 work.pair_filter,
                 store,
                 keyed,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from unsafe2safe.anonymize.background import BackgroundPublisher
 from unsafe2safe.anonymize.batches import batches_of
+from unsafe2safe.anonymize.given_masks import GivenMasks
 from unsafe2safe.anonymize.ladder import Ladder
 from unsafe2safe.anonymize.lookup import PrivateCaptions, TripletLookup
 from unsafe2safe.anonymize.loop import Loop
@@ -38,6 +39,7 @@ class UnitWorker:
         triplets: Path,
         ladder: Ladder,
         witnesses: Witnesses,
+        given: GivenMasks,
         pair_filter: PairFilter,
         store: OutcomeStore,
         keyed: KeyedHash,
@@ -52,7 +54,7 @@ class UnitWorker:
             if readers
             else None
         )
-        self._preparation = Preparation(source, ladder.editors, config)
+        self._preparation = Preparation(source, ladder.editors, config, given)
         self._pairs = (
             PairWriter(
                 store.folder.path, config, pair_filter, self._preparation.perception, writer.drain

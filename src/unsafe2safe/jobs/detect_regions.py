@@ -74,7 +74,7 @@ class _Looking:
         self.regions = folder.path / "regions"
         self._records = work.source.records()
         self._lookup = TripletLookup(work.triplets)
-        self._preparation = Preparation(work.source, work.ladder.editors, config)
+        self._preparation = Preparation(work.source, work.ladder.editors, config, work.given)
         self._names = Pseudonyms(KeyedHash(config.paths.private))
 
     def finished(self, cut: UnitCut) -> set[int]:

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from unsafe2safe.core.config.components import Strict
 from unsafe2safe.core.config.schema_anonymize import Audit, OverlappingEngine
 from unsafe2safe.core.config.schema_common import Common, Component, ShardedEngine
+from unsafe2safe.core.config.schema_masks import Crops, Masks
 from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.config.schema_verify import Verify
 from unsafe2safe.core.records import Category
@@ -148,18 +149,24 @@ class Anonymize(Common):
     adapter: Path | None = Field(
         description="Run folder of train.py whose adapter the editor loads; null: none."
     )
-    region: Literal["full", "composite"] = Field(
+    region: Literal["full", "composite", "crops"] = Field(
         description=(
             "`full`: the edited frame as it is. `composite`: pasted into the source through the "
-            "masks, so that outside them every pixel is the source's."
+            "masks, so that outside them every pixel is the source's. `crops`: the same, but each "
+            "region is edited by itself, at the editor's resolution."
         )
     )
+    crops: Crops
     margin: float = Field(
         ge=0,
         le=2,
         description="Masks are grown by this share of each region's size; for text, of its height.",
     )
-    mask_categories: tuple[Category, ...] = Field(description="Regions that are masked.")
+    mask_categories: tuple[Category, ...] | None = Field(
+        description="Regions that are masked; null: faces, heads, text and plates, and for editors "
+        "that redraw, whole persons too."
+    )
+    masks: Masks
     verify: Verify
     publish: Publish
     write_pairs: bool = Field(description="Write the training pairs of anonymized images.")
