@@ -31,7 +31,7 @@ from unsafe2safe import api
 from unsafe2safe.anonymize.candidate import Candidate
 from unsafe2safe.anonymize.ladder import build_ladder
 from unsafe2safe.anonymize.lookup import TripletLookup
-from unsafe2safe.anonymize.loop import composite
+from unsafe2safe.anonymize.region_editing import composite
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.records import Outcome

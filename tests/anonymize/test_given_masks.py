@@ -24,6 +24,7 @@ from unsafe2safe.anonymize.given_masks import (
 )
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.pseudonyms import restore, true_names
 from unsafe2safe.core.records import (
     Box,
     Category,
@@ -109,8 +110,12 @@ def described(root, regions, image_ids, dataset=()):
 def run(root, *overrides, editor=None):
     config = load("anonymize", [*common(root), f"triplets={root / 'triplets'}", *overrides])
     result = anonymize.run(config, editor=editor)
+    files = (path for path in (root / "images").rglob("*") if path.is_file())
+    names = true_names(
+        root / "private", [path.relative_to(root / "images").as_posix() for path in files]
+    )
     rows = read_records(result.output_dir / "manifest.parquet", Outcome)
-    return result, {row.image_id: row for row in rows}
+    return result, {row.image_id: row for row in (restore(row, names) for row in rows)}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 
 from unsafe2safe.anonymize.candidate import Candidate
 from unsafe2safe.anonymize.pair_filters import EditedPair, NoFilter, PairFilter
-from unsafe2safe.anonymize.pairs import PairWriter, pairs_told
+from unsafe2safe.anonymize.pairs import PairWriter, UnitPairs, finish_pairs, pairs_told
 from unsafe2safe.core.config.components import build, component
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.errors import ConfigError, UsageError
@@ -33,7 +33,7 @@ from unsafe2safe.core.records import (
     Triplet,
     TripletState,
 )
-from unsafe2safe.core.tables import read_parts
+from unsafe2safe.core.tables import read_parts, write_records
 from unsafe2safe.data.decode import decode_file
 from unsafe2safe.data.samples import photos_folder
 from unsafe2safe.editors.tiny_tokenizer import build_tokenizer
@@ -70,7 +70,8 @@ def outcome_of(
     checks = [Check("unchanged_regions", unchanged, 0.0, passed=True)]
     if outside is not None:
         checks.append(Check("outside_ssim", outside, 0.8, passed=True))
-    attempts = (Attempt("editor", strength, 0, tuple(checks)),)
+    margin = 0.3 * (1 + strength / 2)
+    attempts = (Attempt("editor", strength, 0, tuple(checks), margin=margin),)
     published = name if state.publishable else None
     return Outcome(name, state, "", published, "editor", "", attempts, "", "", TOLD)
 
@@ -126,16 +127,33 @@ def world(tmp_path):
     return tmp_path, [*outcomes, unreadable], candidates
 
 
+def keep(run: Path, number: int, pairs: UnitPairs) -> None:
+    path = run / "pairs" / f"part-{number:06d}.parquet"
+    write_records(path, Pair, pairs.pairs, notes=pairs.notes)
+
+
+def test_what_was_redacted_in_the_end_teaches_nothing_but_redaction(world, perception):
+    run, (first, *_), candidates = world
+    redacted = replace(first, editor="redact")
+    for redacts, reason in ((False, "redacted"), (True, "written")):
+        writer = PairWriter(run, load("anonymize"), NoFilter(), perception, redacts=redacts)
+        pairs = writer.unit()
+        pairs.add([redacted], candidates)
+        keep(run, 0, pairs)
+        assert finish_pairs(run)[reason] == 1
+
+
 def test_each_image_is_a_pair_or_counted_under_its_reason(world, perception):
     run, outcomes, candidates = world
-    writer = PairWriter(run, load("anonymize"), RefusesSome(), perception)
+    writer = PairWriter(run, load("anonymize"), RefusesSome(), perception, redacts=False)
     for number, batch in enumerate((outcomes[:4], outcomes[4:])):  # two units
-        pairs = writer.unit(f"part-{number:06d}")
+        pairs = writer.unit()
         pairs.add(batch, candidates)
-        pairs.write()
-    counts = PairWriter(run, load("anonymize"), RefusesSome(), perception).finish()  # as resumed
+        keep(run, number, pairs)
+    counts = finish_pairs(run)
     assert counts == {
-        "written": 2, "not_published": 2, "safe": 1, "not_edited": 1, "unchanged_region": 1,
+        "written": 2, "not_published": 2, "safe": 1, "not_edited": 1, "redacted": 0,
+        "unchanged_region": 1,
         "unfaithful_outside": 2, "below_filter": 1, "filter_failed": 1,
     }  # fmt: skip
     assert sum(counts.values()) == len(outcomes)
@@ -155,16 +173,16 @@ def test_masks_are_what_was_edited_and_leftovers_go(world, perception):
     stray = run / "pairs" / "masks" / "gone.png.png"
     stray.parent.mkdir(parents=True)
     stray.touch()
-    writer = PairWriter(run, config, NoFilter(), perception)
-    pairs = writer.unit("part-000000")
+    pairs = PairWriter(run, config, NoFilter(), perception, redacts=False).unit()
     pairs.add(outcomes[:2], candidates)
-    pairs.write()
-    writer.finish()
+    keep(run, 0, pairs)
+    finish_pairs(run)
     assert not stray.exists()
-    for pair, strength in zip(read_parts(run / "pairs", Pair), (0, 2), strict=True):
+    margins = (config.margin, 2 * config.margin)
+    for pair, margin in zip(read_parts(run / "pairs", Pair), margins, strict=True):
         drawn = np.asarray(Image.open(run / pair.mask))
-        asked = candidates[pair.image_id].mask(config, strength)
-        assert np.array_equal(drawn, asked * 255)
+        asked = np.ceil(candidates[pair.image_id].mask(config, margin) * 255) / 255
+        assert np.allclose(drawn, asked * 255)
         assert 0 < asked.mean() < 1
 
 
@@ -172,11 +190,10 @@ def test_a_soft_rim_counts_as_edited(world, perception, monkeypatch):
     run, outcomes, candidates = world
     rim = np.full((SIDE, SIDE), 1e-4, np.float32)
     monkeypatch.setattr(Candidate, "mask", lambda *_: rim)
-    pairs = PairWriter(run, load("anonymize", ["pairs.masks=true"]), NoFilter(), perception).unit(
-        "part-000000"
-    )
+    config = load("anonymize", ["pairs.masks=true"])
+    pairs = PairWriter(run, config, NoFilter(), perception, redacts=False).unit()
     pairs.add(outcomes[:1], candidates)
-    pairs.write()
+    keep(run, 0, pairs)
     (pair,) = read_parts(run / "pairs", Pair)
     assert np.asarray(Image.open(run / pair.mask)).min() == 1
 

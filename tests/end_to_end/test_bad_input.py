@@ -97,15 +97,19 @@ def test_a_wrong_argument_is_one_line_and_status_2(tmp_path, script, overrides, 
     assert finished.stderr.startswith(f"{script}.py: ")
 
 
-def test_a_folder_of_another_configuration_is_refused_and_stays_as_it_was(chain):
-    before = sorted((path, path.stat().st_mtime_ns) for path in chain.triplets.rglob("part-*"))
+def test_a_folder_of_another_configuration_is_refused_and_stays_as_it_was(odd):
+    root, *_ = odd
+    run = next((root / "outputs" / "generate_triplets").iterdir())
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("part-*"))
+    assert before
     finished = run_script(
         "generate_triplets",
-        f"output_dir={chain.triplets}", "existing=refuse", "seed=5", cwd=chain.root,
+        "dataset=folder", f"dataset.root={root / 'images'}",
+        f"output_dir={run}", "existing=refuse", "seed=5", cwd=root,
     )  # fmt: skip
     assert finished.status == 2
     assert "differs in seed" in finished.stderr
-    after = sorted((path, path.stat().st_mtime_ns) for path in chain.triplets.rglob("part-*"))
+    after = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("part-*"))
     assert before == after
 
 

@@ -179,6 +179,7 @@ def test_killed_in_the_middle_and_started_again_it_has_the_losses_it_would_have_
 ) -> None:
     settings = ["trainer.max_steps=24", "trainer.batch_size=2", "trainer.checkpoint_every=5"]
     settings += ["editor.dropout=0.2"]  # a layer with randomness of its own
+    settings += ["editor.init_seed=null"]  # each process would draw the weights anew
     train(world, tmp_path / "undisturbed", *settings)
     output = tmp_path / "killed"
     process = start(world, output, *settings)

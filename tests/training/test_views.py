@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from unsafe2safe.core.records import Box, Category, Pair, Region
 from unsafe2safe.editors.base import Mask, Pixels
+from unsafe2safe.editors.concealed_frames import hidden_in
 from unsafe2safe.training.buckets import bucket_of, bucket_sizes
-from unsafe2safe.training.pairs import PairDataset, hidden_in, stretched
+from unsafe2safe.training.pairs import PairDataset, stretched
 from unsafe2safe.training.views import View, Views, can_be_mirrored
 
 PAIR = Pair("p", "p", "p", "a person outdoors", "give the person red hair", ())

@@ -10,7 +10,7 @@ from PIL import Image
 
 from unsafe2safe.core.records import Box, Region
 from unsafe2safe.editors.base import Canvas, Mask, Pixels
-from unsafe2safe.editors.concealed_frames import hidden_at
+from unsafe2safe.editors.concealed_frames import hidden_in
 
 _Array = TypeVar("_Array", Pixels, Mask)
 
@@ -52,7 +52,7 @@ class Fit:
         """(H, W) of ``size`` to ``padded``, 1 wherever a pixel more than 0 plays a part."""
         if self.scaled == self.size:
             return self._pad(mask)
-        return self._pad(hidden_at(mask, *self.scaled).astype(np.float32))
+        return self._pad(hidden_in(mask, *self.scaled))
 
     def region(self, region: Region) -> Region:
         """A region of the picture where it lies on the canvas."""

@@ -16,7 +16,7 @@ from unsafe2safe.anonymize.region_editing import edit_regions
 from unsafe2safe.anonymize.verify import Verdict, further_look, second_look, verify
 from unsafe2safe.anonymize.witnesses import Witnesses
 from unsafe2safe.core.config.schema import Anonymize
-from unsafe2safe.core.errors import ItemError, UsageError, describe_fault
+from unsafe2safe.core.errors import ItemError, StorageError, UsageError, describe_fault
 from unsafe2safe.core.files import KeyedHash, write_bytes
 from unsafe2safe.core.records import (
     Attempt,
@@ -102,6 +102,8 @@ class Loop:
             return step()
         except ItemError as error:
             return self._unpublished(candidate, OutcomeState.FAILED, error.reason)
+        except (StorageError, UsageError):  # no fault of the image: every other would have it too
+            raise
         except Exception as error:
             log.warning("%s: verification raised %s", candidate.image_id, type(error).__name__)
             reason = f"verification raised {describe_fault(error)}"
@@ -196,6 +198,8 @@ class Loop:
                 if self.witnesses.truth is None:
                     raise ValueError("no witness of the truth")
                 trial.further = self.witnesses.truth.checks(candidate, encoded.pixels)
+        except UsageError:  # a witness that cannot look at anything
+            raise
         except Exception as error:
             log.warning("%s: verification raised %s", candidate.image_id, type(error).__name__)
             trial.verdict = None

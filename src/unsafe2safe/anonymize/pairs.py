@@ -28,6 +28,7 @@ from unsafe2safe.vision.perception import Perception
 
 log = logging.getLogger("unsafe2safe")
 
+REDACTION = "redact"  # what the redacting editor calls itself
 _NOTE = "pairs_by_reason"  # in the metadata of each part
 _MASKS = "pairs/masks"
 
@@ -39,6 +40,7 @@ class PairReason(StrEnum):
     NOT_PUBLISHED = "not_published"  # needs review, or failed
     SAFE = "safe"  # published as it was: nothing to learn from
     NOT_EDITED = "not_edited"  # only its metadata was stripped
+    REDACTED = "redacted"  # at the end of a ladder: an editor would learn to blur
     UNCHANGED = "unchanged_region"  # a sensitive region is as it was
     UNFAITHFUL = "unfaithful_outside"
     FILTER = "below_filter"
@@ -50,6 +52,7 @@ _TOLD = {
     PairReason.NOT_PUBLISHED: "not published",
     PairReason.SAFE: "safe",
     PairReason.NOT_EDITED: "with nothing edited",
+    PairReason.REDACTED: "redacted in the end",
     PairReason.UNCHANGED: "with an unchanged region",
     PairReason.UNFAITHFUL: "unfaithful outside",
     PairReason.FILTER_FAILED: "that the filter could not measure",
@@ -66,10 +69,12 @@ class PairWriter:
         config: Anonymize,
         pair_filter: PairFilter,
         perception: Perception,
+        redacts: bool,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
-        """``run`` is the run folder."""
-        self.run, self.config, self.perception = run, config, perception
+        """``run`` is the run folder; ``redacts``: the run's own editor redacts, and pairs of
+        redacted images are what is wanted."""
+        self.run, self.config, self.perception, self.redacts = run, config, perception, redacts
         self.filter, self.settle = pair_filter, settle
 
     def unit(self) -> UnitPairs:
@@ -114,7 +119,7 @@ class UnitPairs:
         writer = self._writer
         eligible: list[tuple[Candidate, Outcome]] = []
         for outcome in outcomes:
-            reason = _why_not(outcome, candidates, writer.config.min_pair_outside_ssim)
+            reason = _why_not(outcome, candidates, writer)
             if reason is None:
                 eligible.append((candidates[outcome.image_id], outcome))
             else:
@@ -178,14 +183,15 @@ class UnitPairs:
         It is called as the published file is, since an image's own name may be private.
         """
         name = f"{_MASKS}/{outcome.published_as}.png"
-        mask = candidate.mask(self._writer.config, outcome.attempts[-1].margin)
+        config, margin = self._writer.config, outcome.attempts[-1].margin
+        mask = candidate.mask(config, config.margin if margin is None else margin)
         grey = np.ceil(mask * 255).astype(np.uint8)  # not 0 wherever anything was edited
         write_bytes(inside(self._writer.run, name), to_png(grey))
         return name
 
 
 def _why_not(
-    outcome: Outcome, candidates: Mapping[str, Candidate], min_outside_ssim: float
+    outcome: Outcome, candidates: Mapping[str, Candidate], writer: PairWriter
 ) -> PairReason | None:
     """Why an image makes no pair, whatever a filter says of it; None: it may make one."""
     candidate = candidates.get(outcome.image_id)
@@ -195,12 +201,14 @@ def _why_not(
         return PairReason.SAFE
     if not candidate.sensitive_regions or candidate.only_metadata:
         return PairReason.NOT_EDITED
+    if outcome.editor == REDACTION and not writer.redacts:
+        return PairReason.REDACTED
     checks = _checks(outcome)
     unchanged = checks.get("unchanged_regions")
     if unchanged is not None and unchanged.value > 0:
         return PairReason.UNCHANGED
     outside = checks.get("outside_ssim")
-    if outside is None or outside.value < min_outside_ssim:
+    if outside is None or outside.value < writer.config.min_pair_outside_ssim:
         return PairReason.UNFAITHFUL  # nothing outside the masks cannot be faithful either
     return None
 

@@ -86,8 +86,8 @@ def verify(
     seen_others = further_look(published, detectors)
     faces, lines = candidate.counted_faces(seen_faces), candidate.counted_lines(seen_lines)
     others = candidate.counted_others(seen_others)
-    kept = sum(map(len, (seen_faces, seen_lines, seen_others)))
-    kept -= sum(map(len, (faces, lines, others)))
+    kept = len(seen_faces) + len(seen_lines) + len(seen_others)
+    kept -= len(faces) + len(lines) + len(others)
     judged = [
         *map(_alike, _kept(candidate, kept)),
         *faithful,

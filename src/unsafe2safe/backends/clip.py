@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from unsafe2safe.backends.transformers_loading import checked_device, load
+from unsafe2safe.backends.transformers_loading import load
+from unsafe2safe.core.devices import checked_device
 from unsafe2safe.vision.arrays import FloatArray, RgbImage
 
 log = logging.getLogger("unsafe2safe")
@@ -43,7 +44,7 @@ class ClipSimilarity:
             CLIPModel.from_pretrained,
             self.model,
             dtype=self.dtype,
-            device_map=checked_device(self.device),
+            device_map=checked_device(self.device, "pairs.filter.device"),
             **given,
         )
         log.info("loaded model %s (%s, %s)", self.model, self.device, self.dtype)

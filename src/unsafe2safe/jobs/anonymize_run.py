@@ -89,9 +89,8 @@ def work_of(config: Anonymize, editor: Editor | None = None) -> Work:
     content = {**built.weights_content(), **ladder.content, **witnesses.content}
     content |= {**pair_filter.weights_content(), **given.content()}
     # where an external command works changes no result
-    ignored = ("audit", "editor.scratch", *GIVEN_KEYS)
-    if not config.detect_only:
-        ignored += ("contact_images",)
+    of_detection = () if config.detect_only else ("contact_images",)
+    ignored = ("audit", "editor.scratch", *GIVEN_KEYS, *of_detection)
     spec = run_spec(config, script_of(config), built.name, inputs, ignored, content)
     own = editor is not None
     return Work(ladder, witnesses, given, pair_filter, source, triplets, spec, own_editor=own)

@@ -16,7 +16,7 @@ from unsafe2safe.anonymize.ladder import Ladder
 from unsafe2safe.anonymize.lookup import PrivateCaptions, TripletLookup
 from unsafe2safe.anonymize.loop import Loop
 from unsafe2safe.anonymize.pair_filters import PairFilter
-from unsafe2safe.anonymize.pairs import PairWriter
+from unsafe2safe.anonymize.pairs import REDACTION, PairWriter
 from unsafe2safe.anonymize.preparation import Descriptions, Preparation, PreparedBatch
 from unsafe2safe.anonymize.witnesses import Witnesses
 from unsafe2safe.core.config.schema import Anonymize
@@ -57,7 +57,12 @@ class UnitWorker:
         self._preparation = Preparation(source, ladder.editors, config, given)
         self._pairs = (
             PairWriter(
-                store.folder.path, config, pair_filter, self._preparation.perception, writer.drain
+                store.folder.path,
+                config,
+                pair_filter,
+                self._preparation.perception,
+                redacts=ladder.steps[0].editor.name == REDACTION,
+                settle=writer.drain,
             )
             if config.write_pairs
             else None
@@ -95,7 +100,8 @@ class UnitWorker:
                     advance()
         self.writer.drain()
         rows = [outcomes[image_id] for image_id in unit.image_ids]
-        self.store.write(unit, rows, pairs)
+        made = pairs.pairs if pairs else None
+        self.store.write(unit, rows, made, pairs.notes if pairs else None)
 
     def _process(self, batch: PreparedBatch) -> dict[str, Outcome]:
         outcomes = {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from unsafe2safe.anonymize.chain import Chain, Extras, UnitHead
 from unsafe2safe.anonymize.manifest import MANIFEST, writing
-from unsafe2safe.anonymize.pairs import PairReason, UnitPairs, attribution, finish_pairs
+from unsafe2safe.anonymize.pairs import attribution, finish_pairs
 from unsafe2safe.anonymize.publish import allowed_metadata
 from unsafe2safe.core.config.schema import Anonymize
 from unsafe2safe.core.errors import UsageError
@@ -49,18 +49,24 @@ class OutcomeStore:
         self.pairs = folder.path / "pairs"
         self.published = folder.path / "published"
 
-    def write(self, unit: WorkUnit, outcomes: Sequence[Outcome], made: UnitPairs | None) -> None:
+    def write(
+        self,
+        unit: WorkUnit,
+        outcomes: Sequence[Outcome],
+        pairs: Sequence[Pair] | None,
+        pair_notes: Mapping[str, str] | None = None,
+    ) -> None:
         """Write what became of a unit whose pictures are published already.
 
-        ``made`` None: no pairs are asked for. Rows are sorted by what they are called, so that
-        their order does not tell the names of those that have none.
+        ``pairs`` None: none are asked for; ``pair_notes`` go with them. Rows are sorted by what
+        they are called, so that their order does not tell the names of those that have none.
         """
         own = {outcome.image_id: _keeps_name(outcome) for outcome in outcomes}
         rows = [self.names.hide(o, published_under_own_name=own[o.image_id]) for o in outcomes]
-        if made is not None:
-            told = [p if own[p.image_id] else self.names.hide_pair(p) for p in made.pairs]
+        if pairs is not None:
+            told = [p if own[p.image_id] else self.names.hide_pair(p) for p in pairs]
             told.sort(key=lambda pair: pair.image_id)
-            write_records(self.pairs / _part(unit.index), Pair, told, notes=made.notes)
+            write_records(self.pairs / _part(unit.index), Pair, told, notes=pair_notes)
         rows.sort(key=lambda row: row.image_id)
         write_records(self.audit / _part(unit.index), Outcome, rows)
 
@@ -117,7 +123,6 @@ class OutcomeStore:
         )
         extras.add(self.folder.path / "failures.jsonl")
         reasons = finish_pairs(self.folder.path)
-        counts["pairs"] = reasons.get(PairReason.WRITTEN, 0)
         extras.add(*sorted(path for path in self.pairs.rglob("*") if path.is_file()))
         write_text(self.folder.private / NAMES, self._names(known), mode=0o600)
         allowed = tuple(sorted(allowed_metadata(config.publish)))
@@ -128,7 +133,7 @@ class OutcomeStore:
 
     def _manifest(self) -> tuple[tuple[UnitHead, ...], Counter[str]]:
         counts: Counter[str] = Counter(dict.fromkeys(map(str, OutcomeState), 0))
-        counts["images"] = 0
+        counts.update(images=0, pairs=0)
         heads = []
         with writing(self.folder.path / MANIFEST) as manifest:
             for index in range(self.cut.units):
@@ -136,6 +141,8 @@ class OutcomeStore:
                 heads.append(manifest.add(WorkUnit(index, ()), rows))
                 counts.update(str(row.state) for row in rows)
                 counts["images"] += len(rows)
+                pairs = self.pairs / _part(index)
+                counts["pairs"] += count_rows(pairs, Pair) if pairs.exists() else 0
         return tuple(heads), counts
 
     def _rows(self) -> Iterator[Outcome]:

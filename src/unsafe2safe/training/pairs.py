@@ -24,7 +24,7 @@ from unsafe2safe.core.tables import read_parts
 from unsafe2safe.data.decode import decode_file
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.editors.base import Mask, Pixels
-from unsafe2safe.editors.concealment import hidden_in_square
+from unsafe2safe.editors.concealed_frames import hidden_in
 from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.instruct_pix2pix import square, to_model
 from unsafe2safe.training.buckets import bucket_of
@@ -335,20 +335,3 @@ def stretched(pixels: Pixels, height: int, width: int) -> Pixels:
         return square(pixels, height)
     image = Image.fromarray(np.ascontiguousarray(pixels))
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), dtype=np.uint8)
-
-
-def hidden_in(mask: Mask, height: int, width: int) -> Mask:
-    """(H, W) mask to (height, width) of 0 and 1; as ``hidden_in_square``, for any size."""
-    if height == width:
-        return hidden_in_square(mask, height).astype(np.float32)
-    # one side at a time: in strips as wide as the other side, the other side stays as it is
-    rows = _rows_hidden(mask, height)
-    return np.ascontiguousarray(_rows_hidden(rows.T, width).T)
-
-
-def _rows_hidden(mask: Mask, height: int) -> Mask:
-    count = mask.shape[1]
-    padded = np.pad(mask, ((0, 0), (0, -count % height)))
-    strips = np.split(padded, padded.shape[1] // height, axis=1)
-    found = np.concatenate([hidden_in_square(strip, height) for strip in strips], axis=1)
-    return found[:, :count].astype(np.float32)
