@@ -80,6 +80,9 @@ def _hair_behind(canvas: Canvas, person: Person, spot: Spot, hair: Colour) -> No
         canvas.polygon(points, hair)
     else:
         canvas.ellipse(x, y - 0.16 * r, 1.12 * r, 1.18 * r, hair)
+        if not person.style_shows:
+            for side in (-1, 1):  # what headwear leaves to see, wide enough to tell its colour
+                canvas.ellipse(x + 1.06 * side * r, y + 0.24 * r, 0.44 * r, 0.72 * r, hair)
 
 
 def _hair_in_front(canvas: Canvas, person: Person, spot: Spot, hair: Colour) -> None:
