@@ -143,6 +143,7 @@ def _views() -> list[Command]:
             "task.world=base",
             f"editor.source={view}",
             f"editor.caption_branch={branch}",
+            "trainer.max_steps=400",  # six of them, compared with each other
         )
         for view in VIEWS
         for branch in BRANCHES
