@@ -63,6 +63,7 @@ def test_our_constrained_model_over_http_answers_as_it_does_in_the_process(folde
     ]
 
 
+@pytest.mark.slow
 def test_transformers_serve_answers_but_enforces_no_schema(folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with transformers_serve(folder, log) as server:

@@ -120,6 +120,7 @@ def test_a_finished_study_is_left_alone_and_goes_on_when_more_trials_are_asked_f
     assert len(after) == 4
 
 
+@pytest.mark.slow
 def test_stopped_in_a_trial_it_goes_on_with_the_same_values_and_ends_as_it_would_have(
     base: Path, finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
