@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from unsafe2safe import api
 from unsafe2safe.core.config.components import build
+from unsafe2safe.core.pseudonyms import restore, true_names
 from unsafe2safe.core.records import Outcome
 from unsafe2safe.core.tables import read_records
 from unsafe2safe.data.samples import photos_folder
@@ -27,11 +28,14 @@ def paths(root):
     return f"paths.runs={root / 'runs'}", f"paths.private={root / 'private'}"
 
 
-def run(root, *dataset, publish=()):
+def run(root, name, folder, publish=()):
+    """The run folder, and its outcomes under their true names."""
+    dataset = f"dataset={name}", f"dataset.root={folder}"
     api.generate_triplets(*dataset, *paths(root))
     done = api.anonymize(*dataset, *paths(root), "verify.max_attempts=2", *publish)
+    names = true_names(root / "private", on_disk(folder))
     rows = read_records(done.output_dir / "manifest.parquet", Outcome)
-    return done.output_dir, {row.image_id: row for row in rows}
+    return done.output_dir, {row.image_id: row for row in (restore(row, names) for row in rows)}
 
 
 def on_disk(folder):
@@ -51,9 +55,7 @@ def test_planted_photographs_come_out_clean_under_their_names(tmp_path):
         for name in kinds:
             (images / f"{photo[:-4]}_{name}").write_bytes(files[name])
     (images / "IMG_20200131_anna.jpg").write_bytes((images / "cat_photo.jpg").read_bytes())
-    output, rows = run(
-        tmp_path, "dataset=folder", f"dataset.root={images}", publish=["publish.safe=lossless"]
-    )
+    output, rows = run(tmp_path, "folder", images, publish=["publish.safe=lossless"])
     published = output / "published"
     shown = {row.published_as for row in rows.values() if row.published_as}
     assert on_disk(published) == {*shown, "metadata.csv"}
@@ -74,9 +76,7 @@ def test_planted_photographs_come_out_clean_under_their_names(tmp_path):
 def test_a_published_coco_is_a_coco(tmp_path):
     root = tmp_path / "coco"
     photos = write_miniature_coco(root, no_derivatives=("coffee_note.jpg",))
-    output, rows = run(
-        tmp_path, "dataset=coco", f"dataset.root={root}", publish=["publish.names=hash"]
-    )
+    output, rows = run(tmp_path, "coco", root, publish=["publish.names=hash"])
     published = output / "published"
     shown = {image_id for image_id, row in rows.items() if row.published_as}
     assert {photos[image_id] for image_id in shown} == {"astronaut.jpg", "cat.jpg", "coffee.jpg"}
