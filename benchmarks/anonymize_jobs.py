@@ -240,7 +240,9 @@ def redact_faces(job: Job) -> Found:
     without metadata. ``looks``: off; ``same``, the same detector once more at what was written;
     ``on``, the whole verification, its readings of text included."""
     from unsafe2safe.anonymize.candidate import Candidate
+    from unsafe2safe.anonymize.ladder import Step
     from unsafe2safe.anonymize.publish import Publisher
+    from unsafe2safe.anonymize.region_editing import edit_regions
     from unsafe2safe.anonymize.verify import verify
     from unsafe2safe.core.config.compose import load
     from unsafe2safe.core.files import KeyedHash
@@ -282,8 +284,8 @@ def redact_faces(job: Job) -> Found:
             )  # fmt: skip
             record = ImageRecord(path.name, path)
             candidate = Candidate(record, image, triplet, regions, perception)
-            request = candidate.request(config, 0)
-            (edited,) = editor.edit([request])
+            request = candidate.request(config, Step("first", editor, "", config.margin))
+            (edited,) = edit_regions(editor, [request], config)
             encoded = publisher.encode(path.name, edited, image, None)
             faces += len(found)
             if job.looks == "same":
