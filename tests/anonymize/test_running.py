@@ -20,6 +20,7 @@ from unsafe2safe.core.records import Outcome, Pair, Region
 from unsafe2safe.core.tables import read_parts, read_records
 from unsafe2safe.editors.redact import RedactEditor
 from unsafe2safe.evaluation.rows import RunRow
+from unsafe2safe.jobs import anonymize
 from unsafe2safe.training.pairs import read_pairs
 from unsafe2safe.vision.perception import Perception
 
@@ -172,6 +173,14 @@ def test_a_plan_counts_and_writes_nothing_and_a_trial_lets_it_estimate(world):
     assert "the whole data set has 12 images: about" in plan.message
     done = world.run("quiet", *UNITS, "mode=plan")
     assert "0 of 3 units to do" in done.message
+
+
+def test_a_purge_finds_the_run_whose_folder_nobody_named(world):
+    """Categories that depend on the editor are part of the name, for both."""
+    done = anonymize.run(world.config(*UNITS))
+    purged = anonymize.run(world.config(*UNITS, "mode=purge"))
+    assert purged.output_dir == done.output_dir
+    assert purged.counts["files"] > 0
 
 
 def test_a_purge_deletes_the_private_share_and_leaves_what_is_published(world):

@@ -138,8 +138,10 @@ class Loop:
         """Edit all of one step and judge each; outcomes of those whose fate is decided."""
         outcomes: dict[str, Outcome] = {}
         trials: list[_Trial] = []
-        for candidate, edited in zip(group, self._edit(group, step), strict=True):
-            trial = _Trial(candidate, candidate.request(self.config, step), step)
+        requests = [candidate.request(self.config, step) for candidate in group]
+        edits = self._edit(group, requests, step)
+        for candidate, request, edited in zip(group, requests, edits, strict=True):
+            trial = _Trial(candidate, request, step)
             fate = self._guarded(candidate, partial(self._look, trial, edited))
             if fate is None:
                 trials.append(trial)
@@ -152,27 +154,34 @@ class Loop:
                 outcomes[trial.candidate.image_id] = fate
         return outcomes
 
-    def _edit(self, pending: Sequence[Candidate], step: Step) -> list[Pixels | str]:
+    def _edit(
+        self, pending: Sequence[Candidate], requests: Sequence[EditRequest], step: Step
+    ) -> list[Pixels | str]:
         """An edited image for each candidate, or the reason why there is none."""
         if not pending:
             return []
         editor = step.editor
         if editor.reads_private_caption and not all(c.private_caption for c in pending):
             if len(pending) > 1:
-                return [self._edit([candidate], step)[0] for candidate in pending]
+                return self._edit_apart(pending, requests, step)
             return [f"editor={editor.name} reads the private caption, and it has none"]
-        requests = [candidate.request(self.config, step) for candidate in pending]
         try:
             return edit_regions(editor, requests, self.config)
         except UsageError:  # weights or device that nothing can be edited with
             raise
         except Exception as error:
             if len(requests) > 1:  # one bad image must not take its batch with it
-                return [self._edit([candidate], step)[0] for candidate in pending]
+                return self._edit_apart(pending, requests, step)
             if isinstance(error, ItemError):
                 return [error.reason]
             log.warning("%s: editor raised %s", pending[0].image_id, type(error).__name__)
             return [f"editor raised {describe_fault(error)}"]
+
+    def _edit_apart(
+        self, pending: Sequence[Candidate], requests: Sequence[EditRequest], step: Step
+    ) -> list[Pixels | str]:
+        pairs = zip(pending, requests, strict=True)
+        return [self._edit([candidate], [request], step)[0] for candidate, request in pairs]
 
     def _look(self, trial: _Trial, edited: Pixels | str) -> None:
         """Encode an edit and verify the file; a witness that raises fails the attempt."""

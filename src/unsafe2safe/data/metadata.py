@@ -122,21 +122,22 @@ def _jpeg(content: bytes, allowed: frozenset[str]) -> Iterator[str]:
         yield from _jpeg_segment(marker, body, allowed)
         position += length
         if marker == 0xDA:
-            position = _scan_end(content, position)
+            position = scan_end(content, position)
+            if position < 0:
+                raise _MalformedError("JPEG without an end")
     if position != len(content):
         yield f"{len(content) - position} bytes behind the end of the JPEG"
 
 
-def _scan_end(content: bytes, position: int) -> int:
-    """Skip entropy-coded data: the next marker that is neither a stuffed zero nor a restart."""
-    while True:
-        position = content.find(b"\xff", position)
-        if position < 0:
-            raise _MalformedError("JPEG without an end")
+def scan_end(content: bytes, position: int) -> int:
+    """Skip entropy-coded data of a JPEG from ``position`` on: where the next marker stands that is
+    neither a stuffed zero nor a restart; -1 where there is none."""
+    while 0 <= (position := content.find(b"\xff", position)) < len(content) - 1:
         following = content[position + 1]
         if following not in (0x00, 0xFF) and not 0xD0 <= following <= 0xD7:
             return position
         position += 1 if following == 0xFF else 2
+    return -1
 
 
 def _jpeg_segment(marker: int, body: bytes, allowed: frozenset[str]) -> list[str]:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 
 from unsafe2safe.data.encode import exif_block
+from unsafe2safe.data.metadata import scan_end
 
 # What a decoder needs: frames, Huffman and arithmetic tables, scans, quantization, line counts,
 # restart intervals.
@@ -103,21 +104,11 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes]]:
         if length < 2 or end > len(content):
             raise CannotCopyError("its container is damaged")
         if marker == 0xDA:
-            end = _scan_end(content, end)
+            end = scan_end(content, end)
+            if end < 0:
+                raise CannotCopyError("it has no end")
         yield marker, b"\xff" + content[position:end]
         position = end
-
-
-def _scan_end(content: bytes, position: int) -> int:
-    """Where the next marker stands that is no stuffed zero and no restart."""
-    while True:
-        position = content.find(b"\xff", position)
-        if position < 0:
-            raise CannotCopyError("it has no end")
-        following = content[position + 1]
-        if following not in (0x00, 0xFF) and not 0xD0 <= following <= 0xD7:
-            return position
-        position += 1 if following == 0xFF else 2
 
 
 def _png(content: bytes, exif: bytes, profile: bytes) -> bytes:

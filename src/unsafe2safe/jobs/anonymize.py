@@ -25,9 +25,9 @@ def run(config: Anonymize, editor: Editor | None = None) -> RunResult:
         return audit.run(config)
     from unsafe2safe.jobs import anonymize_plan, anonymize_run, detect_regions
 
+    config = anonymize_run.settled(config, editor)
     if config.mode == "purge":
         return anonymize_run.purge_share(config, editor)
-    config = anonymize_run.settled(config, editor)
     work = anonymize_run.work_of(config, editor)
     if config.mode == "plan":
         return anonymize_plan.plan(config, work)

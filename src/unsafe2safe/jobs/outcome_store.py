@@ -25,11 +25,11 @@ from unsafe2safe.core.ledger import RunFolder
 from unsafe2safe.core.pseudonyms import Pseudonyms, is_pseudonym, restore
 from unsafe2safe.core.records import ImageRecord, Outcome, OutcomeState, Pair, WorkUnit
 from unsafe2safe.core.tables import count_rows, read_records, write_records
-from unsafe2safe.core.units import Shard, UnitCut
+from unsafe2safe.core.units import UnitCut
 from unsafe2safe.jobs.common import track_counts
+from unsafe2safe.jobs.sharding import told_missing
 
 NAMES = "names.csv"  # in the private share
-_NAMED = 5  # missing parts that a message names
 
 # Writes files beside the published pictures, given who is published, and says which.
 WriteExtras = Callable[[Iterable[Outcome]], Iterable[Path]]
@@ -106,7 +106,7 @@ class OutcomeStore:
         """
         missing = sorted(set(range(self.cut.units)) - self.finished())
         if missing:
-            raise UsageError(self._told(missing))
+            raise UsageError(told_missing(self.folder, self.cut, missing))
         heads, counts = self._manifest()
         self._remove_strays()
         known = self.names.known(record.image_id for record in records)
@@ -189,17 +189,6 @@ class OutcomeStore:
         for path in self.published.rglob("*"):
             if path.is_file() and path.relative_to(self.published).as_posix() not in named:
                 path.unlink()
-
-    def _told(self, missing: Sequence[int]) -> str:
-        names = ", ".join(f"part-{index:06d}" for index in missing[:_NAMED])
-        names += ", ..." if len(missing) > _NAMED else ""
-        told = f"{self.folder.path} lacks {len(missing)} of {self.cut.units} units: {names}"
-        shards = self.folder.state.get("shards")
-        if not shards:
-            return f"{told}; run the same command with mode=run"
-        late = sorted({index % shards for index in missing})
-        which = ", ".join(str(Shard(index, shards)) for index in late)
-        return f"{told}; run again engine.shard={which}"
 
 
 def _keeps_name(outcome: Outcome) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from unsafe2safe.core.config.schema_common import Common, ShardedEngine
 from unsafe2safe.core.ledger import RunFolder, RunSpec
 from unsafe2safe.core.records import ExitStatus, RunResult
-from unsafe2safe.core.units import Shard
+from unsafe2safe.core.units import Shard, UnitCut
 from unsafe2safe.engines.processes import Child, own_device, run_processes
 
 log = logging.getLogger("unsafe2safe")
+
+_NAMED = 5  # missing units that a message names
 
 
 class Sharded(Protocol):
@@ -88,3 +90,16 @@ def _cuda_devices() -> list[str]:
 
 def _ended(status: int) -> str:
     return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def told_missing(folder: RunFolder, cut: UnitCut, missing: Sequence[int]) -> str:
+    """Which units a run lacks, and how to get them: the shards they belong to, if there are any."""
+    names = ", ".join(f"part-{index:06d}" for index in missing[:_NAMED])
+    names += ", ..." if len(missing) > _NAMED else ""
+    told = f"{folder.path} lacks {len(missing)} of {cut.units} units: {names}"
+    shards = folder.state.get("shards")
+    if not shards:
+        return f"{told}; run the same command with mode=run"
+    late = sorted({index % shards for index in missing})
+    which = ", ".join(str(Shard(index, shards)) for index in late)
+    return f"{told}; run again engine.shard={which}"

@@ -24,12 +24,12 @@ from unsafe2safe.core.records import (
     WorkUnit,
 )
 from unsafe2safe.core.tables import count_rows, read_table, write_records
-from unsafe2safe.core.units import Shard, UnitCut
+from unsafe2safe.core.units import UnitCut
 from unsafe2safe.jobs.common import track_counts
+from unsafe2safe.jobs.sharding import told_missing
 from unsafe2safe.stage1.base import Described
 
 _LEAKS = "leaks"  # what the leak guard kept out of a unit's texts, by kind
-_NAMED = 5  # missing parts that a message names
 
 
 class TripletStore:
@@ -100,7 +100,7 @@ class TripletStore:
         """
         missing = sorted(set(range(self.cut.units)) - self.finished())
         if missing:
-            raise UsageError(self._told(missing))
+            raise UsageError(told_missing(self.folder, self.cut, missing))
         counts = Counter(images=0, safe=0, unsafe=0, needs_review=0, failed=0)
         leaks: Counter[str] = Counter()
         self.folder.write_failures(self._failures(counts, leaks))
@@ -122,17 +122,6 @@ class TripletStore:
                     continue
                 counts[TripletState(state)] += 1
                 yield {"image_id": image_id, "state": state, "reason": reason}
-
-    def _told(self, missing: Sequence[int]) -> str:
-        names = ", ".join(f"part-{index:06d}" for index in missing[:_NAMED])
-        names += ", ..." if len(missing) > _NAMED else ""
-        told = f"{self.folder.path} lacks {len(missing)} of {self.cut.units} units: {names}"
-        shards = self.folder.state.get("shards")
-        if not shards:
-            return f"{told}; run the same command with mode=run"
-        late = sorted({index % shards for index in missing})
-        which = ", ".join(str(Shard(index, shards)) for index in late)
-        return f"{told}; run again engine.shard={which}"
 
 
 def _part(index: int) -> str:
