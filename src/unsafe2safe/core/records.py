@@ -226,7 +226,9 @@ class MetricResult:
 
     ``n`` counts the items measured, ``n_missing`` those that should have been and could not,
     ``n_not_applicable`` those to which the metric does not apply. ``value`` is None when n is 0.
-    ``interval`` is the 95 % bootstrap interval clustered by image.
+    ``interval`` is the 95 % bootstrap interval clustered by image. ``details`` are further figures
+    that belong to the value, by name, such as the floor of chance. ``unavailable`` says why the
+    metric could not be measured at all, such as weights that are missing.
     """
 
     value: float | None
@@ -234,6 +236,8 @@ class MetricResult:
     n_missing: int = 0
     n_not_applicable: int = 0
     interval: tuple[float, float] | None = None
+    details: dict[str, float] = field(default_factory=dict)
+    unavailable: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from unsafe2safe.data.synthetic.source import KnownEdit
 from unsafe2safe.editors.base import EditRequest
 from unsafe2safe.editors.instruct_pix2pix import InstructPix2PixEditor, restore, square, to_model
 from unsafe2safe.evaluation.rows import Kind, MissingEditError, ReferenceRow, Row
-from unsafe2safe.evaluation.subjects import Subjects
+from unsafe2safe.evaluation.subjects import BoolMask, Subjects
 from unsafe2safe.vision.arrays import RgbImage
 
 
@@ -65,7 +65,7 @@ class EditorRow(Row):
         )
 
     @override
-    def edited(self, image_id: str, original: RgbImage) -> RgbImage:
+    def edited(self, image_id: str, original: RgbImage, mask: BoolMask) -> RgbImage:
         if image_id not in self._edits:
             raise MissingEditError(image_id, self._failures.get(image_id, "never edited"))
         return self._edits[image_id]
@@ -89,11 +89,11 @@ class _TruthRow(ReferenceRow):
         subjects: Subjects,
         picture: Callable[[KnownEdit, RgbImage], RgbImage],
     ) -> None:
-        super().__init__(name, title, lambda pixels: pixels)
+        super().__init__(name, title, lambda pixels, _: pixels)
         self._subjects, self._picture = subjects, picture
 
     @override
-    def edited(self, image_id: str, original: RgbImage) -> RgbImage:
+    def edited(self, image_id: str, original: RgbImage, mask: BoolMask) -> RgbImage:
         return self._picture(_known(self._subjects, image_id), original)
 
 

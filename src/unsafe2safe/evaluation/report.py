@@ -185,6 +185,8 @@ def _cell(definition: Definition, result: MetricResult, full: float, *, best: bo
         counts.append(f"{result.n_missing} missing")
     if result.n_not_applicable:
         counts.append(f"{result.n_not_applicable} n/a")
+    if result.unavailable:
+        return Cell("not available", "", result.unavailable, best=False, bar=0, low=0, high=0)
     if result.value is None:
         return Cell("none", "", ", ".join(counts), best=False, bar=0, low=0, high=0)
     low, high = result.interval or (result.value, result.value)

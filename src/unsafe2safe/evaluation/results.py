@@ -17,7 +17,7 @@ from unsafe2safe.core.records import MetricResult
 from unsafe2safe.evaluation.rows import Kind
 from unsafe2safe.metrics.base import Direction, Group, Metric
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,69 @@ class RowResult:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A paired test of two rows over the images that both have.
+
+    ``difference`` is ``row`` minus ``other`` with its interval; ``p`` is two-sided, ``p_holm`` the
+    same after Holm's correction over all comparisons of the evaluation.
+    """
+
+    metric: str
+    row: str
+    other: str
+    n: int
+    difference: float
+    interval: tuple[float, float] | None
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The figures of the images of one kind: ``by`` names what divides them (``face_size``)."""
+
+    by: str
+    value: str
+    images: int
+    rows: dict[str, dict[str, MetricResult]]  # by row, then by metric
+
+
+@dataclass(frozen=True)
+class UtilityRow:
+    """One training set: its figures on real test images, each over the seeds."""
+
+    name: str
+    title: str
+    train_images: int
+    metrics: dict[str, MetricResult]
+    unavailable: str = ""
+
+
+@dataclass(frozen=True)
+class UtilityTable:
+    """What models trained on each row's images are worth on real ones."""
+
+    name: str
+    title: str
+    definition: str
+    model: str
+    seeds: tuple[int, ...]
+    test_images: int
+    directions: dict[str, Direction]  # by metric
+    rows: tuple[UtilityRow, ...]
+
+
+@dataclass(frozen=True)
+class ReferenceCheck:
+    """What a reference row must give, and whether it does: a check of the measuring itself."""
+
+    what: str
+    value: float
+    expected: str
+    passed: bool
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Everything measured. ``common`` counts the images that every row has."""
 
@@ -66,6 +129,10 @@ class Evaluation:
     references: str
     definitions: tuple[Definition, ...]
     rows: tuple[RowResult, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    strata: tuple[Stratum, ...] = ()
+    utility: tuple[UtilityTable, ...] = ()
+    checks: tuple[ReferenceCheck, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:

@@ -23,9 +23,11 @@ from unsafe2safe.core.records import ImageRecord, Outcome, OutcomeState
 from unsafe2safe.core.tables import read_records
 from unsafe2safe.data.decode import decode_bytes, decode_file
 from unsafe2safe.data.source import ImageSource
+from unsafe2safe.evaluation.subjects import BoolMask, Subjects
 from unsafe2safe.vision.arrays import RgbImage
 
 Kind = Literal["run", "folder", "editor", "reference"]
+_GREY = 127
 
 
 class MissingEditError(ItemError):
@@ -43,9 +45,15 @@ class Row(ABC):
     def prepare(self, image_ids: Sequence[str]) -> None:  # noqa: B027 - most have nothing to do
         """Told before the images of a unit are asked for, for rows that make many at once."""
 
+    def file(self, image_id: str) -> Path | None:  # noqa: ARG002 - most have none
+        """The file that an edited image is read from; None where it is computed."""
+        return None
+
     @abstractmethod
-    def edited(self, image_id: str, original: RgbImage) -> RgbImage:
+    def edited(self, image_id: str, original: RgbImage, mask: BoolMask) -> RgbImage:
         """The edited image of ``image_id``, (H, W, 3) uint8 RGB, of any size.
+
+        ``original`` is (H, W, 3), ``mask`` (H, W) true where something of it is sensitive.
 
         Raises:
             MissingEditError: there is none.
@@ -58,34 +66,81 @@ class Row(ABC):
 
 
 class ReferenceRow(Row):
-    """A row computed from the originals."""
+    """A row computed from the originals and their masks."""
 
     kind = "reference"
 
-    def __init__(self, name: str, title: str, change: Callable[[RgbImage], RgbImage]) -> None:
+    def __init__(
+        self, name: str, title: str, change: Callable[[RgbImage, BoolMask], RgbImage]
+    ) -> None:
         super().__init__(name, title)
         self._change = change
 
     @override
-    def edited(self, image_id: str, original: RgbImage) -> RgbImage:
-        return self._change(original)
+    def edited(self, image_id: str, original: RgbImage, mask: BoolMask) -> RgbImage:
+        return self._change(original, mask)
 
     @override
     def held_back(self, image_ids: Sequence[str]) -> dict[str, int]:
         return {}
 
 
-def reference_row(name: str, blur_sigma: float) -> ReferenceRow:
-    """``identity`` returns the original; ``blur`` blurs the whole frame, whatever it shows, with a
-    Gaussian whose sigma is ``blur_sigma`` of the long side."""
-    if name == "identity":
-        return ReferenceRow(name, "identity (no edit)", lambda pixels: pixels)
+class UnrelatedRow(ReferenceRow):
+    """For each original another one of the set, the next by name, at its own size.
 
-    def blur(pixels: RgbImage) -> RgbImage:
+    Nothing private of an original is in it but by chance, so that it is the floor of every figure
+    of privacy; and nothing of its content either.
+    """
+
+    def __init__(self, subjects: Subjects) -> None:
+        super().__init__("unrelated", "unrelated (another original)", lambda pixels, _: pixels)
+        ids = subjects.image_ids
+        self._subjects = subjects
+        self._next = dict(zip(ids, (*ids[1:], *ids[:1]), strict=True))
+
+    @override
+    def edited(self, image_id: str, original: RgbImage, mask: BoolMask) -> RgbImage:
+        other = self._next[image_id]
+        if other == image_id:
+            raise MissingEditError(image_id, "the set has no other image")
+        try:
+            return self._subjects.source.decode(self._subjects.record(other)).pixels
+        except UnreadableImage:
+            raise MissingEditError(image_id, "the other image cannot be read") from None
+
+    @override
+    def held_back(self, image_ids: Sequence[str]) -> dict[str, int]:
+        return {"the set has no other image": len(image_ids)} if len(image_ids) == 1 else {}
+
+
+def reference_row(name: str, blur_sigma: float, subjects: Subjects) -> ReferenceRow:
+    """A row of references:
+
+    - ``identity`` returns the original.
+    - ``blur`` blurs the whole frame, whatever it shows, with a Gaussian whose sigma is
+      ``blur_sigma`` of the long side.
+    - ``mask`` fills what is sensitive with grey.
+    - ``unrelated`` is another original.
+    """
+    if name == "identity":
+        return ReferenceRow(name, "identity (no edit)", lambda pixels, _: pixels)
+    if name == "mask":
+        return ReferenceRow(name, "mask (grey)", masked)
+    if name == "unrelated":
+        return UnrelatedRow(subjects)
+
+    def blur(pixels: RgbImage, _: BoolMask) -> RgbImage:
         blurred: RgbImage = cv2.GaussianBlur(pixels, (0, 0), blur_sigma * max(pixels.shape[:2]))
         return blurred
 
     return ReferenceRow(name, "blur (whole frame)", blur)
+
+
+def masked(pixels: RgbImage, mask: BoolMask) -> RgbImage:
+    """``pixels`` (H, W, 3) with mid grey where ``mask`` is true."""
+    filled = pixels.copy()
+    filled[mask] = _GREY
+    return filled
 
 
 class RunRow(Row):
@@ -104,8 +159,13 @@ class RunRow(Row):
         self.outcomes: dict[str, Outcome] = {row.image_id: row for row in restored}
 
     @override
-    def edited(self, image_id: str, original: RgbImage) -> RgbImage:
+    def edited(self, image_id: str, original: RgbImage, mask: BoolMask) -> RgbImage:
         return self.published(image_id)
+
+    @override
+    def file(self, image_id: str) -> Path | None:
+        name = self.outcomes[image_id].published_as
+        return None if name is None else inside(self.folder / "published", name)
 
     def published(self, image_id: str) -> RgbImage:
         """The published picture as whoever opens its file sees it.
@@ -176,7 +236,11 @@ class FolderRow(Row):
         self._matched = matched
 
     @override
-    def edited(self, image_id: str, original: RgbImage) -> RgbImage:
+    def file(self, image_id: str) -> Path | None:
+        return self._matched[image_id].path if image_id in self._matched else None
+
+    @override
+    def edited(self, image_id: str, original: RgbImage, mask: BoolMask) -> RgbImage:
         if image_id not in self._matched:
             raise MissingEditError(image_id, "no edited file of this name")
         return decode_file(self._matched[image_id].path, image_id).pixels

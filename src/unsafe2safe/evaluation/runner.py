@@ -2,7 +2,8 @@
 
 Work goes unit by unit, and within a unit a few images at a time: an original is decoded once, its
 faces and texts are looked for once, and all rows and metrics share them. A unit's scores are
-written when it is done, so that a run that was stopped goes on after its last whole unit.
+written when it is done, so that a run that was stopped goes on after its last whole unit. What
+metrics of the whole set need of each image lies beside them in the run's private share.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors import numpy as tensors
 
 from unsafe2safe.core.errors import UnreadableImage
-from unsafe2safe.core.files import write_json
+from unsafe2safe.core.files import make_private, write_bytes, write_json
 from unsafe2safe.core.ledger import RunSpec
 from unsafe2safe.core.randomness import generator
 from unsafe2safe.core.records import MetricResult, WorkUnit
@@ -26,15 +30,13 @@ from unsafe2safe.core.units import cut_units
 from unsafe2safe.engines.local import run_units
 from unsafe2safe.evaluation.results import RowResult
 from unsafe2safe.evaluation.rows import MissingEditError, Row
-from unsafe2safe.evaluation.subjects import Subjects
-from unsafe2safe.metrics.base import ItemScore, Metric, PairSample, SceneTruth
+from unsafe2safe.evaluation.subjects import BoolMask, Subjects
+from unsafe2safe.metrics.base import Captions, ItemScore, Metric, PairSample, SceneTruth, SetMetric
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.vision.arrays import resized
 from unsafe2safe.vision.perception import Perception
 
 log = logging.getLogger("unsafe2safe")
-
-BoolMask = NDArray[np.bool_]
 
 _AT_ONCE = 4  # images in memory, with their edited ones
 
@@ -64,6 +66,7 @@ class _Original:
     features: ImageFeatures
     mask: BoolMask
     truth: SceneTruth | None
+    captions: Captions
 
 
 @dataclass
@@ -75,7 +78,10 @@ class UnitScores:
 
 
 class Runner:
-    """Measures ``rows`` with ``metrics``, both by name, on the ``subjects``."""
+    """Measures ``rows`` with ``metrics``, both by name, on the ``subjects``.
+
+    Scores go to ``folder``, arrays of metrics of the whole set to ``private``.
+    """
 
     def __init__(
         self,
@@ -85,10 +91,11 @@ class Runner:
         perception: Perception,
         *,
         folder: Path,
+        private: Path,
         unit_size: int,
     ) -> None:
         self.subjects, self.rows, self.metrics = subjects, rows, metrics
-        self.perception, self._folder = perception, folder
+        self.perception, self._folder, self._private = perception, folder, private
         self.units = cut_units(list(subjects.image_ids), unit_size)
 
     def run(self) -> list[dict[str, Measured]]:
@@ -111,7 +118,32 @@ class Runner:
             scores: UnitScores = TypeAdapter(UnitScores).validate_python(content)
         except (OSError, ValueError, ValidationError):
             return None
-        return scores if scores.images == len(unit.image_ids) else None
+        if scores.images != len(unit.image_ids):
+            return None
+        return scores if self._restore(unit, scores.items) else None
+
+    def _restore(self, unit: WorkUnit, items: list[dict[str, Measured]]) -> bool:
+        """Give the scores of ``items`` their arrays back; False where these are not all there."""
+        owners = [name for name, metric in self.metrics.items() if isinstance(metric, SetMetric)]
+        if not owners:
+            return True
+        try:
+            kept = tensors.load_file(self._arrays_path(unit))
+        except (OSError, SafetensorError):
+            return False
+        by_place: dict[str, dict[str, Any]] = {}
+        for key, array in kept.items():
+            place, _, name = key.partition("|")
+            by_place.setdefault(place, {})[name] = array
+        for index, item in enumerate(items):
+            for row, measured in item.items():
+                arrays = by_place.get(str(index), {}) | by_place.get(f"{index} {row}", {})
+                for owner in owners:
+                    measured.scores[owner] = replace(measured.scores[owner], arrays=arrays)
+        return True
+
+    def _arrays_path(self, unit: WorkUnit) -> Path:
+        return self._private / f"{unit.name}.safetensors"
 
     def _write(self, unit: WorkUnit, advance: Callable[[], None]) -> None:
         items: list[dict[str, Measured]] = []
@@ -122,7 +154,22 @@ class Runner:
             items.extend(self._measure(some))
             for _ in some:
                 advance()
+        self._keep_arrays(unit, items)  # first: scores without their arrays would count as none
         write_json(self._path(unit), asdict(UnitScores(len(items), items)))
+
+    def _keep_arrays(self, unit: WorkUnit, items: list[dict[str, Measured]]) -> None:
+        """Write the arrays of the scores, and take them out of these."""
+        kept: dict[str, NDArray[Any]] = {}
+        for index, item in enumerate(items):
+            for row, measured in item.items():
+                for owner, score in measured.scores.items():
+                    for name, array in score.arrays.items():
+                        place = str(index) if name.startswith("original.") else f"{index} {row}"
+                        kept[f"{place}|{name}"] = np.ascontiguousarray(array)
+                    measured.scores[owner] = replace(score, arrays={})
+        if any(isinstance(metric, SetMetric) for metric in self.metrics.values()):
+            make_private(self._private)
+            write_bytes(self._arrays_path(unit), tensors.save(kept), 0o600)
 
     def _measure(self, image_ids: Sequence[str]) -> list[dict[str, Measured]]:
         found = [{row.name: Measured() for row in self.rows} for _ in image_ids]
@@ -152,7 +199,8 @@ class Runner:
             features = ImageFeatures(pixels, self.perception)
             regions = self.subjects.regions([image_id]).get(image_id)
             truth = self.subjects.truth(image_id)
-            return _Original(features, self.subjects.mask(features, regions, truth), truth)
+            mask = self.subjects.mask(features, regions, truth)
+            return _Original(features, mask, truth, self.subjects.captions(image_id))
         except UnreadableImage as error:
             log.warning("%s: original: %s", image_id, error.reason)
             return f"original: {error.reason}"
@@ -168,9 +216,9 @@ class Runner:
         place: Measured,
     ) -> PairSample:
         before, mask, truth = original.features, original.mask, original.truth
-        missing = PairSample(image_id, before, None, mask, truth=truth)
+        missing = PairSample(image_id, before, None, mask, truth=truth, captions=original.captions)
         try:
-            pixels = row.edited(image_id, before.pixels)
+            pixels = row.edited(image_id, before.pixels, mask)
             height, width = before.size
             place.resized = pixels.shape != before.pixels.shape
             pixels = resized(pixels, height, width)
@@ -184,7 +232,9 @@ class Runner:
         place.edited = True
         same = np.array_equal(pixels, before.pixels)  # then what was seen in one holds for both
         edited = before if same else ImageFeatures(pixels, self.perception)
-        return PairSample(image_id, before, edited, mask, place.resized, truth)
+        return replace(
+            missing, edited=edited, resized=place.resized, edited_file=row.file(image_id)
+        )
 
     def _score(
         self, name: str, metric: Metric, samples: list[PairSample]
@@ -204,20 +254,23 @@ def summarize(
     image_ids: Sequence[str],
     rows: Sequence[Row],
     metrics: Mapping[str, Metric],
+    unavailable: Mapping[str, str],
     *,
     samples: int,
     seed: int,
 ) -> tuple[int, list[RowResult]]:
     """How many images every row has, and the rows' figures with their intervals.
 
-    The draws behind an interval depend on the seed and the metric only: rows with the same images
-    get the same draws.
+    ``unavailable`` says of some ``metrics`` why they were not measured. The draws behind an
+    interval depend on the seed and the metric only: rows with the same images get the same draws.
     """
     shared = [item for item in items if all(item[row.name].edited for row in rows)]
 
     def figures(row: Row, over: Sequence[Mapping[str, Measured]]) -> dict[str, MetricResult]:
         return {
-            name: metric.aggregate(
+            name: MetricResult(None, 0, unavailable=unavailable[name])
+            if name in unavailable
+            else metric.aggregate(
                 [item[row.name].scores[name] for item in over],
                 samples,
                 generator(seed, "", 0, f"bootstrap {name}"),
@@ -225,18 +278,20 @@ def summarize(
             for name, metric in metrics.items()
         }
 
-    results = [
-        RowResult(
-            name=row.name,
-            title=row.title,
-            kind=row.kind,
-            edited=sum(item[row.name].edited for item in items),
-            resized=sum(item[row.name].resized for item in items),
-            unreadable=sum(bool(item[row.name].failure) for item in items),
-            held_back=row.held_back(image_ids),
-            metrics=figures(row, items),
-            metrics_on_common=figures(row, shared),
+    results = []
+    for row in rows:
+        over_all = figures(row, items)
+        results.append(
+            RowResult(
+                name=row.name,
+                title=row.title,
+                kind=row.kind,
+                edited=sum(item[row.name].edited for item in items),
+                resized=sum(item[row.name].resized for item in items),
+                unreadable=sum(bool(item[row.name].failure) for item in items),
+                held_back=row.held_back(image_ids),
+                metrics=over_all,
+                metrics_on_common=over_all if len(shared) == len(items) else figures(row, shared),
+            )
         )
-        for row in rows
-    ]
     return len(shared), results

@@ -10,18 +10,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unsafe2safe.anonymize.lookup import TripletLookup
+from unsafe2safe.anonymize.lookup import PrivateCaptions, TripletLookup
 from unsafe2safe.core.config.schema import Evaluate
+from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.ledger import read_run
 from unsafe2safe.core.records import Box, Category, ImageRecord, Region
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.data.synthetic import Scene, slot_mask
 from unsafe2safe.data.synthetic.source import KnownEdit, SyntheticSource
-from unsafe2safe.metrics.base import SceneTruth
+from unsafe2safe.metrics.base import Captions, SceneTruth
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.vision.regions import grow_region, mask_of
 
 log = logging.getLogger("unsafe2safe")
+
+BoolMask = NDArray[np.bool_]
 
 
 class Subjects:
@@ -38,6 +41,7 @@ class Subjects:
         self.image_ids = tuple(sorted(image_ids))
         self._records = {record.image_id: record for record in source.records()}
         self._lookup = TripletLookup(triplets) if triplets else None
+        self._triplets, self._private_root = triplets, config.paths.private
         self._margin, self._categories = config.mask_margin, frozenset(config.mask_categories)
         self._seed = config.seed
 
@@ -59,6 +63,26 @@ class Subjects:
             return {}
         found = self._lookup.find(sorted(image_ids))
         return {image_id: regions for image_id, (_, regions) in found.items()}
+
+    def captions(self, image_id: str) -> Captions:
+        """What is written of an image: by its Stage 1, or, of a drawn scene, by its record."""
+        label = self._records[image_id].label
+        if (edit := self.edit_of(image_id)) is not None:
+            return Captions(edit.texts.public_caption, edit.texts.private_caption, label)
+        if self._lookup is None or not (found := self._lookup.find([image_id])):
+            return Captions(label=label)
+        public = found[image_id][0].public_caption or ""
+        return Captions(public, self._private.find(image_id) if self._private else "", label)
+
+    @cached_property
+    def _private(self) -> PrivateCaptions | None:
+        """Private captions, where their share is under ``paths.private`` and was not purged."""
+        if self._triplets is None or self._lookup is None:
+            return None
+        try:
+            return PrivateCaptions(self._triplets, self._private_root, self._lookup, "evaluate")
+        except UsageError:
+            return None
 
     def edit_of(self, image_id: str) -> KnownEdit | None:
         """What an image was to become, where the data set knows it: as the triplets behind the

@@ -61,7 +61,7 @@ def work(config: Evaluate) -> Work:
             of = "target" if name.startswith("target") else "identity"
             rows.append(reconstruction_row(base, subjects, of))
         else:
-            rows.append(reference_row(name, config.blur_sigma))
+            rows.append(reference_row(name, config.blur_sigma, subjects))
     inputs = {f"runs.{index}": folder for index, folder in enumerate(folders)}
     ignored = ("runs", "mask_margin", "mask_categories", "vision", "editor.batch_size")
     choice = f"truth-{base.name}"

@@ -17,7 +17,7 @@ from PIL import Image
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.config.schema import Evaluate
 from unsafe2safe.core.files import atomic_path
-from unsafe2safe.data.synthetic import render
+from unsafe2safe.data.synthetic import render, slot_mask
 from unsafe2safe.evaluation.editor_rows import EditorRow
 from unsafe2safe.jobs import evaluate_truth
 
@@ -41,7 +41,9 @@ def sheet(overrides: Sequence[str]) -> Image.Image:
         edit = work.subjects.edit_of(image_id)
         assert edit is not None
         source = render(edit.redrawn.source)
-        strips.append(np.hstack([source, row.edited(image_id, source), render(edit.redrawn.scene)]))
+        mask = slot_mask(edit.redrawn.source, source.shape[0])
+        edited = row.edited(image_id, source, mask)
+        strips.append(np.hstack([source, edited, render(edit.redrawn.scene)]))
     height, width = strips[0].shape[:2]
     down = -(-len(strips) // _ACROSS)
     size = (_ACROSS * (width + _GAP), down * (height + _GAP))

@@ -8,10 +8,11 @@ image once however many metrics and rows ask for it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +39,26 @@ class SceneTruth:
     gallery: Sequence[Scene]
 
 
+@dataclass(frozen=True)
+class Captions:
+    """What Stage 1 wrote of the original, and the class that the data set gives it.
+
+    They are kept in memory only; ``private`` is "" where nobody wrote it or may read it.
+    """
+
+    public: str = ""
+    private: str = ""
+    label: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class PairSample:
     """An original, its edited image (None: missing) and what was sensitive in it.
 
     ``mask`` is (H, W) bool in the original's geometry, true where something sensitive is. The
     edited image has the original's size: it was resized where ``resized`` says so. ``truth`` is
-    there where the data set knows what its pictures show.
+    there where the data set knows what its pictures show. ``edited_file`` is the file that the
+    edited image was read from, where it has one.
     """
 
     name: str
@@ -53,6 +67,8 @@ class PairSample:
     mask: NDArray[np.bool_]
     resized: bool = False
     truth: SceneTruth | None = None
+    captions: Captions = Captions()
+    edited_file: Path | None = None
 
     @property
     def after(self) -> ImageFeatures:
@@ -76,13 +92,20 @@ class PairSample:
         return the_reader().read(self.after.pixels[None], [self.truth.redrawn.source])[0]
 
 
+Arrays = Mapping[str, NDArray[Any]]
+
+
 @dataclass(frozen=True)
 class ItemScore:
-    """What one metric found on one pair: values (one per unit), and counts of where it has none."""
+    """What one metric found on one pair: values (one per unit), and counts of where it has none.
+
+    ``arrays`` are what a metric of the whole set needs of this pair; see :class:`SetMetric`.
+    """
 
     values: tuple[float, ...] = ()
     missing: int = 0
     not_applicable: int = 0
+    arrays: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @component
@@ -106,6 +129,10 @@ class Metric(ABC):
     def heading(self) -> str:
         """What people read; tells metrics of one class apart."""
         return self.title
+
+    def unavailable(self) -> str:
+        """Why nothing can be measured at all (weights that are missing, say); "" where it can."""
+        return ""
 
     @abstractmethod
     def expected(self, sample: PairSample) -> int:
@@ -151,4 +178,61 @@ class Metric(ABC):
             n_missing=sum(score.missing for score in scores),
             n_not_applicable=sum(score.not_applicable for score in scores),
             interval=clustered_interval(clusters, samples, rng),
+        )
+
+
+@component
+class SetMetric(Metric):
+    """Base of figures of a whole set: a distance of distributions, an attacker that is trained.
+
+    Of each pair it takes arrays, and from all of them together it concludes. The arrays may hold
+    embeddings and pixels of originals: they are written under ``paths.private`` only.
+    """
+
+    @abstractmethod
+    def arrays(self, samples: Sequence[PairSample]) -> list[Arrays]:
+        """What is needed of each complete pair to which the metric applies.
+
+        Names that begin with ``original.`` must depend on the original alone: they are kept once
+        for all rows. Metrics that give an array the same name share it, so that a name has to
+        tell what it holds, the model included: ``edited.efficientnet_lite0``.
+        """
+
+    @abstractmethod
+    def conclude(
+        self, found: Sequence[Arrays], samples: int, rng: np.random.Generator
+    ) -> MetricResult:
+        """The figure of the pairs that have arrays, in order; missing ones are counted elsewhere.
+
+        ``samples`` is how many bootstrap draws the interval takes; ``rng`` their generator.
+        """
+
+    def values(self, samples: Sequence[PairSample]) -> list[tuple[float, ...]]:
+        """None: no pair has a value of its own."""
+        return [() for _ in samples]
+
+    def measure(self, samples: Sequence[PairSample]) -> list[ItemScore]:
+        due = [self.expected(sample) for sample in samples]
+        complete = [s for s, count in zip(samples, due, strict=True) if count and s.edited]
+        found = iter(self.arrays(complete) if complete else [])
+        scores = []
+        for sample, count in zip(samples, due, strict=True):
+            if not count:
+                scores.append(ItemScore(not_applicable=1))
+            elif sample.edited is None:
+                scores.append(ItemScore(missing=count))
+            else:
+                scores.append(ItemScore(arrays=dict(next(found))))
+        return scores
+
+    def aggregate(
+        self, scores: Sequence[ItemScore], samples: int, rng: np.random.Generator
+    ) -> MetricResult:
+        applied = [score.arrays for score in scores if not (score.missing or score.not_applicable)]
+        result = self.conclude(applied, samples, rng) if applied else MetricResult(None, 0)
+        return replace(
+            result,
+            n_missing=result.n_missing + sum(score.missing for score in scores),
+            n_not_applicable=result.n_not_applicable
+            + sum(score.not_applicable for score in scores),
         )

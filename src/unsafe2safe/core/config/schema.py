@@ -181,14 +181,22 @@ class Report(Strict):
     max_pictures: NonNegativeInt = Field(description="Published pictures in the report, at most.")
 
 
-class Evaluate(Common):
-    suite: Literal["images", "flags", "truth"] = Field(
+class Suite(Strict):
+    name: Literal["images", "flags", "truth"] = Field(
         description=(
             "`images`: what runs or folders of edited images reveal and keep. `flags`: privacy "
             "flags against a data set that knows which images are private. `truth`: an editor and "
             "adapters of it on scenes whose records are known."
         )
     )
+    utility: tuple[Literal["classification", "captioning", "vqa", "detection"], ...] = Field(
+        default=(),
+        description="What models are trained for on each row's images and tested on real ones.",
+    )
+
+
+class Evaluate(Common):
+    suite: Suite
     editor: Component = Field(description="`suite=truth`: the editor that is measured.")
     triplets: Path | None = Field(
         description=(
@@ -203,9 +211,19 @@ class Evaluate(Common):
     edited: Path | None = Field(description="Folder of edited images made by any tool.")
     metrics: dict[str, Component] = Field(description="Metrics, by name, in the report's order.")
     references: tuple[
-        Literal["identity", "blur", "reconstruction", "target", "target_reconstruction"], ...
+        Literal[
+            "identity",
+            "blur",
+            "mask",
+            "unrelated",
+            "reconstruction",
+            "target",
+            "target_reconstruction",
+        ],
+        ...,
     ] = Field(
-        description="Reference rows computed beside the runs. `suite=truth` has also the perfect "
+        description="Reference rows computed beside the runs: the original, the blurred frame, "
+        "grey where something is sensitive, another original. `suite=truth` has also the perfect "
         "`target`, and what the editor's autoencoder makes of original and target."
     )
     blur_sigma: PositiveFloat = Field(
