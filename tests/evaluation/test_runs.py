@@ -211,7 +211,8 @@ def test_two_runs_are_told_apart_and_the_better_is_marked(new_world):
     )
     found = Evaluation.read(result.output_dir / "metrics.json")
     assert found.images == 2  # the same for each row
-    assert [row.name for row in found.rows] == ["run", "worse", "identity", "blur"]
+    references = ["identity", "blur", "mask", "unrelated"]
+    assert [row.name for row in found.rows] == ["run", "worse", *references]
     assert found.rows[0].title != found.rows[1].title
     assert (result.output_dir / "report.html").read_text().count(">best</span>") == 1
 

@@ -94,23 +94,18 @@ class UnrelatedRow(ReferenceRow):
 
     def __init__(self, subjects: Subjects) -> None:
         super().__init__("unrelated", "unrelated (another original)", lambda pixels, _: pixels)
-        ids = subjects.image_ids
         self._subjects = subjects
-        self._next = dict(zip(ids, (*ids[1:], *ids[:1]), strict=True))
+        self._places = {image_id: place for place, image_id in enumerate(subjects.image_ids)}
 
     @override
     def edited(self, image_id: str, original: RgbImage, mask: BoolMask) -> RgbImage:
-        other = self._next[image_id]
-        if other == image_id:
-            raise MissingEditError(image_id, "the set has no other image")
-        try:
-            return self._subjects.source.decode(self._subjects.record(other)).pixels
-        except UnreadableImage:
-            raise MissingEditError(image_id, "the other image cannot be read") from None
-
-    @override
-    def held_back(self, image_ids: Sequence[str]) -> dict[str, int]:
-        return {"the set has no other image": len(image_ids)} if len(image_ids) == 1 else {}
+        ids, place = self._subjects.image_ids, self._places[image_id]
+        for other in (*ids[place + 1 :], *ids[:place]):
+            try:
+                return self._subjects.source.decode(self._subjects.record(other)).pixels
+            except UnreadableImage:
+                continue
+        raise MissingEditError(image_id, "the set has no other image that can be read")
 
 
 def reference_row(name: str, blur_sigma: float, subjects: Subjects) -> ReferenceRow:

@@ -26,13 +26,13 @@ from unsafe2safe.core.files import make_private, write_bytes, write_json
 from unsafe2safe.core.ledger import RunSpec
 from unsafe2safe.core.randomness import generator
 from unsafe2safe.core.records import MetricResult, WorkUnit
-from unsafe2safe.core.units import cut_units
+from unsafe2safe.core.units import Shard, cut_units
 from unsafe2safe.engines.local import run_units
 from unsafe2safe.evaluation.results import RowResult
 from unsafe2safe.evaluation.rows import MissingEditError, Row
 from unsafe2safe.evaluation.subjects import BoolMask, Subjects
 from unsafe2safe.metrics.base import Captions, ItemScore, Metric, PairSample, SceneTruth, SetMetric
-from unsafe2safe.metrics.features import ImageFeatures
+from unsafe2safe.metrics.features import ImageFeatures, Memory
 from unsafe2safe.vision.arrays import resized
 from unsafe2safe.vision.perception import Perception
 
@@ -93,15 +93,27 @@ class Runner:
         folder: Path,
         private: Path,
         unit_size: int,
+        memory: Memory | None = None,
     ) -> None:
         self.subjects, self.rows, self.metrics = subjects, rows, metrics
-        self.perception, self._folder, self._private = perception, folder, private
+        self.perception, self.memory = perception, memory
+        self._folder, self._private = folder, private
         self.units = cut_units(list(subjects.image_ids), unit_size)
 
-    def run(self) -> list[dict[str, Measured]]:
+    def run(self, shard: Shard | None = None) -> int:
+        """Measure all units, or those of ``shard``; how many these are."""
+        dealt = [unit for unit in self.units if shard is None or shard.has(unit.index)]
+        label = "evaluate" if shard is None else f"evaluate {shard}"
+        run_units(dealt, lambda unit: self._read(unit) is not None, self._write, label)
+        return len(dealt)
+
+    def missing(self) -> list[int]:
+        """Indices of the units that nobody has measured yet."""
+        return [unit.index for unit in self.units if self._read(unit) is None]
+
+    def items(self) -> list[dict[str, Measured]]:
         """The scores of all images, in the order of the subjects."""
-        run_units(self.units, lambda unit: self._read(unit) is not None, self._write, "evaluate")
-        items = []
+        items: list[dict[str, Measured]] = []
         for unit in self.units:
             scores = self._read(unit)
             if scores is None:
@@ -120,6 +132,9 @@ class Runner:
             return None
         if scores.images != len(unit.image_ids):
             return None
+        measured = (found.scores.keys() for item in scores.items for found in item.values())
+        if not all(self.metrics.keys() <= names for names in measured):
+            return None  # one of them was not available then
         return scores if self._restore(unit, scores.items) else None
 
     def _restore(self, unit: WorkUnit, items: list[dict[str, Measured]]) -> bool:
@@ -196,7 +211,7 @@ class Runner:
         """What is known of an original, or why nothing is."""
         try:
             pixels = self.subjects.source.decode(self.subjects.record(image_id)).pixels
-            features = ImageFeatures(pixels, self.perception)
+            features = ImageFeatures(pixels, self.perception, self.memory)
             regions = self.subjects.regions([image_id]).get(image_id)
             truth = self.subjects.truth(image_id)
             mask = self.subjects.mask(features, regions, truth)
@@ -231,7 +246,7 @@ class Runner:
             return missing
         place.edited = True
         same = np.array_equal(pixels, before.pixels)  # then what was seen in one holds for both
-        edited = before if same else ImageFeatures(pixels, self.perception)
+        edited = before if same else ImageFeatures(pixels, self.perception, self.memory)
         return replace(
             missing, edited=edited, resized=place.resized, edited_file=row.file(image_id)
         )

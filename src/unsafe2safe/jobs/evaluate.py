@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.schema import Evaluate
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.core.files import write_text
-from unsafe2safe.core.ledger import RunFolder
-from unsafe2safe.core.records import RunResult
+from unsafe2safe.core.files import write_json, write_text
+from unsafe2safe.core.ledger import RunFolder, RunSpec, purge, read_run
+from unsafe2safe.core.records import ExitStatus, RunResult
+from unsafe2safe.core.units import UnitCut
+from unsafe2safe.evaluation.feature_store import FeatureStore, delete, store_file
 from unsafe2safe.evaluation.report import pictures, render
 from unsafe2safe.evaluation.results import (
     Evaluation,
@@ -30,32 +34,85 @@ from unsafe2safe.evaluation.subjects import Subjects
 from unsafe2safe.jobs import evaluate_flags, evaluate_truth
 from unsafe2safe.jobs.common import plain, result_of
 from unsafe2safe.jobs.evaluate_inputs import folders_work, runs_work
+from unsafe2safe.jobs.sharding import run_devices, shard_of, told_missing, told_to_merge
 from unsafe2safe.metrics.base import Metric, SetMetric
+from unsafe2safe.metrics.features import Memory
 from unsafe2safe.tracking.opening import open_tracker
 from unsafe2safe.vision.perception import Perception
 
 log = logging.getLogger("unsafe2safe")
 
+_SCRIPT = "evaluate"
+_UNAVAILABLE = "units/unavailable.json"
+
 
 def run(config: Evaluate) -> RunResult:
-    """Write metrics.json, report.html and tables of the runs or folders that ``config`` names."""
+    """Write metrics.json, report.html and tables of the runs or folders that ``config`` names, or
+    do with such a run what ``config.mode`` says."""
     if config.suite.name == "flags":
+        if config.mode != "run":
+            raise UsageError(f"mode={config.mode}: suite=flags measures at once and keeps nothing")
         return evaluate_flags.run(config)
-    if not config.metrics:
-        raise UsageError("no metrics are chosen (metrics is empty)")
     metrics = {
         name: build(settings, f"metrics.{name}", Metric)  # type: ignore[type-abstract]
         for name, settings in config.metrics.items()
     }
+    if not metrics and config.mode != "purge":
+        raise UsageError("no metrics are chosen (metrics is empty)")
     work = _work(config)
-    rows = work.rows
-    with RunFolder.open(work.spec, config.existing) as folder:
-        if not folder.complete:
-            _measure(folder, config, work, rows, metrics)
-        evaluation = Evaluation.read(folder.path / "metrics.json")
-        _report(folder, config, work, evaluation)
-        _track(folder, config, evaluation)
-        return _result(folder, evaluation)
+    match config.mode:
+        case "purge":
+            return _purge(work.spec)
+        case "merge":
+            return _merge(config, work, metrics)
+        case _ if config.engine.devices > 1:
+            merge = partial(_merge, config, work, metrics)
+            return run_devices(_SCRIPT, config, config.engine, work.spec, merge)
+        case _:
+            return _run(config, work, metrics)
+
+
+def _run(config: Evaluate, work: Work, metrics: Mapping[str, Metric]) -> RunResult:
+    """Measure all units, or those of one shard, in this process."""
+    shard = shard_of(config)
+    with RunFolder.open(work.spec, config.existing, shard) as folder:
+        cut = UnitCut.of(work.subjects.image_ids, config.engine.unit_size)
+        folder.keep_to(cut)
+        if shard is not None or not folder.complete:
+            units = _measure(folder, config, work, metrics)
+            if shard is not None:
+                told = told_to_merge(folder.spec, shard)
+                return RunResult(ExitStatus.DONE, folder.path, {"units": units}, message=told)
+        return _told(folder, config, work, metrics)
+
+
+def _merge(config: Evaluate, work: Work, metrics: Mapping[str, Metric]) -> RunResult:
+    """Complete a run that shards have measured."""
+    state = read_run(work.spec.output_dir)
+    if state is None or not state.get("units"):
+        raise UsageError(f"output_dir={work.spec.output_dir} holds no measurements to merge")
+    with RunFolder.open(work.spec, "resume") as folder:
+        return _told(folder, config, work, metrics)
+
+
+def _purge(spec: RunSpec) -> RunResult:
+    deleted, files = purge(_SCRIPT, spec.output_dir, spec.private_root)
+    store = store_file(spec.private_root, spec.dataset_key)
+    files += delete(store)
+    told = f"deleted {deleted} and {store} ({files} files)"
+    return RunResult(ExitStatus.DONE, spec.output_dir, {"files": files}, message=told)
+
+
+def _told(
+    folder: RunFolder, config: Evaluate, work: Work, metrics: Mapping[str, Metric]
+) -> RunResult:
+    """Figures and report of a run whose units are all measured."""
+    if not folder.complete:
+        _summarize(folder, config, work, metrics)
+    evaluation = Evaluation.read(folder.path / "metrics.json")
+    _report(folder, config, work, evaluation)
+    _track(folder, config, evaluation)
+    return _result(folder, evaluation)
 
 
 def _work(config: Evaluate) -> Work:
@@ -71,28 +128,53 @@ def _work(config: Evaluate) -> Work:
     return replace(work, rows=[*work.rows, *references])
 
 
-def _measure(
+def _runner(
     folder: RunFolder,
     config: Evaluate,
     work: Work,
-    rows: Sequence[Row],
-    metrics: dict[str, Metric],
-) -> None:
-    perception = Perception(config.vision, config.engine.threads)
-    subjects = work.subjects
-    unavailable = {name: why for name, metric in metrics.items() if (why := metric.unavailable())}
-    for name, why in unavailable.items():
-        log.warning("%s is not available: %s", name, why)
-    runner = Runner(
-        subjects,
-        rows,
-        {name: metric for name, metric in metrics.items() if name not in unavailable},
-        perception,
+    metrics: Mapping[str, Metric],
+    memory: Memory | None = None,
+) -> Runner:
+    return Runner(
+        work.subjects,
+        work.rows,
+        metrics,
+        Perception(config.vision, config.engine.threads),
         folder=folder.path / "units",
         private=folder.private / "units",
         unit_size=config.engine.unit_size,
+        memory=memory,
     )
-    items = runner.run()
+
+
+def _measure(folder: RunFolder, config: Evaluate, work: Work, metrics: Mapping[str, Metric]) -> int:
+    """Measure what can be; why the rest cannot is written beside it."""
+    unavailable = {name: why for name, metric in metrics.items() if (why := metric.unavailable())}
+    for name, why in unavailable.items():
+        log.warning("%s is not available: %s", name, why)
+    write_json(folder.path / _UNAVAILABLE, unavailable)
+    usable = {name: metric for name, metric in metrics.items() if name not in unavailable}
+    if not config.keep_features:
+        return _runner(folder, config, work, usable).run(folder.shard)
+    with FeatureStore(work.spec.private_root, work.spec.dataset_key) as store:
+        return _runner(folder, config, work, usable, store).run(folder.shard)
+
+
+def _summarize(
+    folder: RunFolder, config: Evaluate, work: Work, metrics: Mapping[str, Metric]
+) -> None:
+    """Write figures and tables of what was measured.
+
+    Raises:
+        UsageError: units are missing.
+    """
+    unavailable = json.loads((folder.path / _UNAVAILABLE).read_text("utf-8"))
+    usable = {name: metric for name, metric in metrics.items() if name not in unavailable}
+    runner = _runner(folder, config, work, usable)
+    if missing := runner.missing():
+        cut = UnitCut.of(work.subjects.image_ids, config.engine.unit_size)
+        raise UsageError(told_missing(folder, cut, missing))
+    items, rows, subjects = runner.items(), work.rows, work.subjects
     common, results = summarize(
         items,
         subjects.image_ids,
@@ -118,11 +200,7 @@ def _measure(
         rows=tuple(results),
     )
     tables = folder.path / "tables"
-    per_image = [
-        name
-        for name, metric in metrics.items()
-        if name not in unavailable and not isinstance(metric, SetMetric)
-    ]
+    per_image = [name for name, metric in usable.items() if not isinstance(metric, SetMetric)]
     write_text(tables / "figures.csv", figures_csv(evaluation))
     for row in rows:
         write_text(tables / f"{row.name}.csv", _items_csv(row, subjects, items, per_image))

@@ -121,7 +121,7 @@ class Metric(ABC):
     group: ClassVar[Group]
     direction: ClassVar[Direction]  # which way is better
     definition: ClassVar[str]  # told in the report
-    unit: ClassVar[Literal["image", "face", "text", "value"]] = "image"
+    unit: ClassVar[Literal["image", "face", "text", "value", "answer"]] = "image"
     model: ClassVar[str] = ""
     bounded: ClassVar[bool] = True  # in [0, 1], but for similarities that may fall below 0
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from functools import cache
+from hashlib import blake2b
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +30,27 @@ def session(name: str, threads: int) -> onnxruntime.InferenceSession:
     Raises:
         UsageError: the package holds no such model.
     """
-    path = resources.files("unsafe2safe.assets") / "models" / f"{name}.onnx"
-    if not path.is_file():
-        raise UsageError(f"model {name!r} is not in the package ({path}); reinstall unsafe2safe")
-    with resources.as_file(path) as file:
+    with resources.as_file(_asset(name)) as file:
         loaded = open_session(file, threads)
     _log.info("loaded model %s (threads: %s)", name, threads or "automatic")
     return loaded
+
+
+@cache
+def digest(name: str) -> str:
+    """What tells this model's file from others of its name.
+
+    Raises:
+        UsageError: the package holds no such model.
+    """
+    return blake2b(_asset(name).read_bytes(), digest_size=8).hexdigest()
+
+
+def _asset(name: str) -> Traversable:
+    path = resources.files("unsafe2safe.assets") / "models" / f"{name}.onnx"
+    if not path.is_file():
+        raise UsageError(f"model {name!r} is not in the package ({path}); reinstall unsafe2safe")
+    return path
 
 
 def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:

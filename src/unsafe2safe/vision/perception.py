@@ -12,11 +12,12 @@ from unsafe2safe.vision.faces import Face, FaceDetector
 from unsafe2safe.vision.features import ImageFeatures
 from unsafe2safe.vision.gender import GenderClassifier
 from unsafe2safe.vision.identity import FaceIdentity
+from unsafe2safe.vision.models import digest
 from unsafe2safe.vision.objects import ObjectDetector
 from unsafe2safe.vision.perceptual import ShiftTolerantLpips
 from unsafe2safe.vision.persons import PersonSegmenter
 from unsafe2safe.vision.regions import grow_region
-from unsafe2safe.vision.text import TextLine, TextReader
+from unsafe2safe.vision.text import TextLine, TextReader, text_version
 
 _AROUND_PLATE = 0.5  # of its height: the reader wants some surroundings
 _PLATE_HEIGHT, _MOST_ENLARGED = 96, 8.0  # pixels of a plate with its surroundings when it is read
@@ -65,6 +66,22 @@ class Perception:
     @cached_property
     def perceptual(self) -> ShiftTolerantLpips:
         return ShiftTolerantLpips(self.threads)
+
+    def version(self, what: str) -> str:
+        """Tells what these models see with these settings from what others would see.
+
+        ``what`` is ``faces``, ``identities`` (of these faces), ``text`` or ``efficientnet_lite0``.
+        """
+        settings = self.settings
+        faces = (digest("centerface"), settings.face_threshold, settings.face_long_side)
+        seen_by: dict[str, tuple[object, ...]] = {
+            "faces": faces,
+            "identities": (digest("face_identity"), *faces),
+            "text": (text_version(), settings.text_threshold),
+            "efficientnet_lite0": (digest("efficientnet_lite0"),),
+        }
+        # the last bits of a result depend on how many threads computed it
+        return " ".join(map(str, (what, *seen_by[what], self.threads)))
 
     @cached_property
     def gender(self) -> GenderClassifier:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,11 @@ def _engine(threads: int) -> Any:
         engine.cfg[part].session = open_session(file, threads)
     _log.info("loaded model rapidocr (threads: %s)", threads or "automatic")
     return engine
+
+
+def text_version() -> str:
+    """The release that brought the models: they come in its wheel."""
+    return metadata.version("rapidocr")
 
 
 class TextReader:

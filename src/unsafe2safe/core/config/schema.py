@@ -196,7 +196,20 @@ class Suite(Strict):
 
 
 class Evaluate(Common):
+    mode: Literal["run", "merge", "purge"] = Field(  # type: ignore[assignment]
+        description=(
+            "Measure, complete a run that shards have measured, or delete what such runs keep "
+            "under `paths.private`: the run's own share, and the features of its data set."
+        )
+    )
+    engine: ShardedEngine
     suite: Suite
+    keep_features: bool = Field(
+        description=(
+            "Keep what is seen in images (faces, texts, embeddings) under `paths.private`, so "
+            "that later runs on the same pictures need not look again."
+        )
+    )
     editor: Component = Field(description="`suite=truth`: the editor that is measured.")
     triplets: Path | None = Field(
         description=(
