@@ -1,4 +1,4 @@
-"""Shares of an evaluation come to what one process finds; what they keep of originals is private."""
+"""Shares of an evaluation come to what one process finds; what they keep is private."""
 
 import json
 

@@ -125,9 +125,12 @@ class Subjects:
         return inside
 
     def _detected(self, features: ImageFeatures) -> list[tuple[Category, Box]]:
-        found = [(Category.FACE, face.box) for face in features.faces]
-        found += [(Category.TEXT, line.box) for line in features.lines]
-        return [(category, box) for category, box in found if category in self._categories]
+        found = []
+        if Category.FACE in self._categories:
+            found += [(Category.FACE, face.box) for face in features.faces]
+        if Category.TEXT in self._categories:
+            found += [(Category.TEXT, line.box) for line in features.lines]
+        return found
 
 
 def triplets_of(runs: Sequence[Path]) -> Path | None:
