@@ -145,3 +145,16 @@ def test_questions_are_answered_without_importing_torch(tmp_path, script, questi
     )
     assert done.returncode == 0, done.stderr
     assert "seed: 0" in done.stdout
+
+
+def test_redacting_and_measuring_folders_start_without_torch():
+    """A few seconds of each command's start."""
+    import subprocess
+
+    code = (
+        "import sys\n"
+        "import unsafe2safe.editors.redact, unsafe2safe.jobs.anonymize_run\n"
+        "import unsafe2safe.jobs.detect_regions, unsafe2safe.jobs.evaluate\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,7 +19,6 @@ from unsafe2safe.backends.clip import ClipSimilarity
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.records import Check, Triplet
 from unsafe2safe.editors.base import Pixels
-from unsafe2safe.editors.base_weights import BaseWeights
 from unsafe2safe.vision.perception import Perception
 
 
@@ -98,6 +97,8 @@ class ClipRatioFilter(PairFilter):
         return ClipSimilarity(self.model, self.revision, self.device, self.dtype)
 
     def weights_content(self) -> Mapping[str, str]:
+        from unsafe2safe.editors.base_weights import BaseWeights  # imports torch
+
         weights = BaseWeights.of(self.model, self.revision or None, key="pairs.filter.model")
         return {"pairs.filter.model": weights.content(), "pairs.filter.revision": ""}
 

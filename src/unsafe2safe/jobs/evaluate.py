@@ -31,7 +31,7 @@ from unsafe2safe.evaluation.rows import (
 )
 from unsafe2safe.evaluation.runner import Measured, Runner, Work, summarize
 from unsafe2safe.evaluation.subjects import Subjects
-from unsafe2safe.jobs import evaluate_flags, evaluate_truth
+from unsafe2safe.jobs import evaluate_flags
 from unsafe2safe.jobs.common import plain, result_of
 from unsafe2safe.jobs.evaluate_inputs import folders_work, runs_work
 from unsafe2safe.jobs.sharding import run_devices, shard_of, told_missing, told_to_merge
@@ -117,6 +117,8 @@ def _told(
 
 def _work(config: Evaluate) -> Work:
     if config.suite.name == "truth":
+        from unsafe2safe.jobs import evaluate_truth  # imports torch, which the rest starts without
+
         return evaluate_truth.work(config)
     odd = set(config.references) - {"identity", "blur", "mask", "unrelated"}
     if odd:
