@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor
-from transformers.models.clip.image_processing_clip import CLIPImageProcessor
+from tiny_clip import save_tiny_clip
+from transformers import CLIPModel, CLIPProcessor
 
 from unsafe2safe.anonymize.candidate import Candidate
 from unsafe2safe.anonymize.pair_filters import EditedPair, NoFilter, PairFilter
@@ -36,7 +36,6 @@ from unsafe2safe.core.records import (
 from unsafe2safe.core.tables import read_parts, write_records
 from unsafe2safe.data.decode import decode_file
 from unsafe2safe.data.samples import photos_folder
-from unsafe2safe.editors.tiny_tokenizer import build_tokenizer
 from unsafe2safe.vision.perception import Perception
 
 SIDE = 48
@@ -200,23 +199,7 @@ def test_a_soft_rim_counts_as_edited(world, perception, monkeypatch):
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    """A CLIP of the true class, with random weights."""
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = build_tokenizer()
-    torch.manual_seed(0)
-    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    text = {
-        **layers, "vocab_size": len(tokenizer), "max_position_embeddings": 16,
-        "num_attention_heads": 2, "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id,
-    }  # fmt: skip
-    vision = {**layers, "image_size": 32, "patch_size": 8, "num_attention_heads": 2}
-    CLIPModel(
-        CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
-    ).save_pretrained(folder)
-    sides = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    CLIPProcessor(CLIPImageProcessor(**sides), tokenizer).save_pretrained(folder)
-    return folder
+    return save_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 def pair_filter(*overrides: str) -> PairFilter:

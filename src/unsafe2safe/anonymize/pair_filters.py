@@ -15,10 +15,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from unsafe2safe.backends.clip import ClipSimilarity
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.records import Check, Triplet
 from unsafe2safe.editors.base import Pixels
+from unsafe2safe.vision.clip import ClipEmbedder
 from unsafe2safe.vision.perception import Perception
 
 
@@ -93,8 +93,10 @@ class ClipRatioFilter(PairFilter):
     )
 
     @cached_property
-    def _clip(self) -> ClipSimilarity:
-        return ClipSimilarity(self.model, self.revision, self.device, self.dtype)
+    def _clip(self) -> ClipEmbedder:
+        return ClipEmbedder(
+            self.model, self.revision, self.device, self.dtype, section="pairs.filter"
+        )
 
     def weights_content(self) -> Mapping[str, str]:
         from unsafe2safe.editors.base_weights import BaseWeights  # imports torch

@@ -7,8 +7,8 @@ from typing import Any
 
 from unsafe2safe.backends.base import ChatRequest
 from unsafe2safe.backends.transformers_common import TransformersChat
-from unsafe2safe.backends.transformers_loading import load
 from unsafe2safe.core.config.components import component
+from unsafe2safe.core.pretrained import load
 
 
 @component

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from unsafe2safe.backends.base import ChatRequest
 from unsafe2safe.backends.transformers_common import TransformersChat
-from unsafe2safe.backends.transformers_loading import load
 from unsafe2safe.core.config.components import component
+from unsafe2safe.core.pretrained import load
 
 
 @component
