@@ -7,6 +7,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio as torch_psnr
 from torchmetrics.functional.image import structural_similarity_index_measure as torch_ssim
 
 from unsafe2safe.metrics.structure import (
+    Psnr,
+    PsnrInside,
     PsnrOutside,
     Ssim,
     SsimInside,
@@ -32,6 +34,22 @@ def changed_pair():
 def test_ssim_is_skimages(changed_pair):
     expected = structural_similarity(*changed_pair, channel_axis=2, data_range=255)
     assert value(Ssim(), *changed_pair) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (40, 56), (64, 31)])
+def test_each_window_of_the_map_is_skimages(size):
+    first = noise(*size)
+    for second in (first, noise(*size, seed=1), first // 2, blank(*size), 255 - first):
+        _, full = structural_similarity(first, second, channel_axis=2, data_range=255, full=True)
+        inner = full[3:-3, 3:-3].mean(axis=2)
+        assert np.abs(ssim_map(first, second) - inner).max() < 1e-9
+        mask = np.zeros(size, np.bool_)
+        mask[: size[0] // 2, 2:] = True
+        for metric, part in ((SsimInside(), "inside"), (SsimOutside(), "outside")):
+            where = windows(mask, part)
+            if where.any():
+                expected = inner[where].mean()
+                assert value(metric, first, second, mask) == pytest.approx(expected, abs=1e-9)
 
 
 def test_ssim_is_torchmetrics_over_windows_that_lie_in_the_image(changed_pair):
@@ -62,6 +80,29 @@ def test_psnr_is_skimages_and_torchmetrics(changed_pair):
 
 def test_psnr_of_equal_images_is_100():
     assert psnr(blank(), blank()) == 100.0
+    assert value(Psnr(), noise(), noise()) == 100.0
+
+
+def test_psnr_of_each_part_is_of_its_pixels(changed_pair):
+    mask = box_mask()
+    for metric, where in ((PsnrInside(), mask), (PsnrOutside(), ~mask), (Psnr(), mask | True)):
+        parts = [image[where][None] for image in changed_pair]
+        expected = peak_signal_noise_ratio(*parts, data_range=255)
+        assert value(metric, *changed_pair, mask) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_three_parts_of_a_pair_take_one_map(changed_pair, monkeypatch):
+    calls = []
+
+    def counted(*images):
+        calls.append(1)
+        return ssim_map(*images)
+
+    monkeypatch.setattr("unsafe2safe.metrics.structure.ssim_map", counted)
+    sample = plain_pair(*changed_pair, box_mask())
+    for metric in (Ssim(), SsimInside(), SsimOutside()):
+        assert metric.measure([sample])[0].values
+    assert len(calls) == 1
 
 
 def test_a_change_inside_the_mask_leaves_what_is_measured_outside_at_its_best():
@@ -108,6 +149,7 @@ def test_images_of_7_pixels_apply():
 def test_without_a_mask_only_inside_does_not_apply():
     sample = plain_pair(noise(), noise())
     assert SsimInside().measure([sample])[0].not_applicable == 1
+    assert PsnrInside().measure([sample])[0].not_applicable == 1
     assert SsimOutside().measure([sample])[0].values == (pytest.approx(1.0),)
 
 

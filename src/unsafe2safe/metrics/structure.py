@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
+from weakref import WeakKeyDictionary
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter
-from skimage.metrics import structural_similarity
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.metrics.base import Metric, PairSample
@@ -16,6 +16,7 @@ from unsafe2safe.vision.arrays import RgbImage
 
 WINDOW = 7  # skimage's default
 _BORDER = (WINDOW - 1) // 2  # windows that would leave the image are not averaged, as in skimage
+_C1, _C2 = (0.01 * 255.0) ** 2, (0.03 * 255.0) ** 2  # of Wang et al.
 GREATEST_PSNR = 100.0  # decibels; stands for the infinite PSNR of equal images
 _MOST_AT_ONCE = 2**22  # windows of one map
 
@@ -24,12 +25,25 @@ def ssim_map(first: RgbImage, second: RgbImage) -> NDArray[np.float64]:
     """(H - 6, W - 6) SSIM of 7 x 7 windows, averaged over RGB; both (H, W, 3) uint8, H, W >= 7.
 
     Its mean is ``skimage.metrics.structural_similarity(..., channel_axis=2, data_range=255)``
-    (Wang et al. 2004).
+    (Wang et al. 2004), at a third of its time: sums over windows instead of means, which are exact
+    as the pixels are whole numbers.
     """
-    _, full = structural_similarity(
-        first, second, win_size=WINDOW, channel_axis=2, data_range=255, full=True
-    )
-    inner: NDArray[np.float64] = full[_BORDER:-_BORDER, _BORDER:-_BORDER].mean(axis=2)
+    x, y = first.astype(np.float64), second.astype(np.float64)
+    sum_x, sum_y = _window_sums(x), _window_sums(y)
+    product = _window_sums(x * y)
+    squares = _window_sums(x * x + y * y)
+    size = float(WINDOW * WINDOW)
+    both, each = sum_x * sum_y, sum_x * sum_x + sum_y * sum_y
+    covariance = (product - both / size) / (size - 1.0)  # of the sample, as skimage takes it
+    variances = (squares - each / size) / (size - 1.0)
+    means = (2.0 * both / size**2 + _C1) / (each / size**2 + _C1)
+    inner: NDArray[np.float64] = (means * (2.0 * covariance + _C2) / (variances + _C2)).mean(axis=2)
+    return inner
+
+
+def _window_sums(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    sums = cv2.boxFilter(pixels, cv2.CV_64F, (WINDOW, WINDOW), normalize=False)
+    inner: NDArray[np.float64] = sums[_BORDER:-_BORDER, _BORDER:-_BORDER]
     return inner
 
 
@@ -38,16 +52,29 @@ def mean_ssim(first: RgbImage, second: RgbImage, where: NDArray[np.bool_]) -> fl
 
     Large images are measured in bands of rows: the map alone takes some hundred bytes a pixel.
     """
-    height, width = where.shape
-    rows = max(1, _MOST_AT_ONCE // width)
-    total, count = 0.0, 0
+    return mean_ssims(first, second, {"": where})[""]
+
+
+def mean_ssims(
+    first: RgbImage, second: RgbImage, parts: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, float]:
+    """:func:`mean_ssim` of several parts by name, in one pass; parts without windows are left
+    out."""
+    totals = dict.fromkeys(parts, 0.0)
+    counts = dict.fromkeys(parts, 0)
+    height, width = next(iter(parts.values())).shape
+    rows = max(1, _MOST_AT_ONCE // max(width, 1))
     for top in range(0, height, rows):
-        chosen = where[top : top + rows]
-        if chosen.any():
-            band = slice(top, top + len(chosen) + WINDOW - 1)
-            values = ssim_map(first[band], second[band])[chosen]
-            total, count = total + float(values.sum()), count + len(values)
-    return total / count
+        chosen = {name: where[top : top + rows] for name, where in parts.items()}
+        if not any(where.any() for where in chosen.values()):
+            continue
+        band = slice(top, min(top + rows, height) + WINDOW - 1)
+        similarity = ssim_map(first[band], second[band])
+        for name, where in chosen.items():
+            values = similarity[where]
+            totals[name] += float(values.sum())
+            counts[name] += len(values)
+    return {name: totals[name] / counts[name] for name in parts if counts[name]}
 
 
 def psnr(first: RgbImage, second: RgbImage, where: NDArray[np.bool_] | None = None) -> float:
@@ -73,7 +100,8 @@ def windows(mask: NDArray[np.bool_], part: str) -> NDArray[np.bool_]:
     elif part == "inside":
         chosen = mask
     else:
-        chosen = ~maximum_filter(mask, size=WINDOW, mode="constant", cval=False)
+        reach = np.ones((WINDOW, WINDOW), np.uint8)
+        chosen = cv2.dilate(mask.astype(np.uint8), reach) == 0
     return chosen[_BORDER:-_BORDER, _BORDER:-_BORDER]
 
 
@@ -87,16 +115,19 @@ class SsimOfPart(Metric):
         return int(windows(sample.mask, self.part).any())
 
     def values(self, samples: Sequence[PairSample]) -> list[tuple[float, ...]]:
-        return [
-            (
-                float(
-                    ssim_map(sample.original.pixels, sample.after.pixels)[
-                        windows(sample.mask, self.part)
-                    ].mean()
-                ),
-            )
-            for sample in samples
-        ]
+        return [(_ssims(sample)[self.part],) for sample in samples]
+
+
+_ssims_of: WeakKeyDictionary[PairSample, dict[str, float]] = WeakKeyDictionary()
+
+
+def _ssims(sample: PairSample) -> dict[str, float]:
+    """SSIM of all parts of a pair, kept as long as the pair is: three metrics ask for it."""
+    if sample not in _ssims_of:
+        parts = {part: windows(sample.mask, part) for part in ("whole", "inside", "outside")}
+        found = mean_ssims(sample.original.pixels, sample.after.pixels, parts)
+        _ssims_of[sample] = found
+    return _ssims_of[sample]
 
 
 @component
@@ -141,10 +172,68 @@ class SsimOutside(SsimOfPart):
 
 
 @component
-class PsnrOutside(Metric):
+class PsnrOfPart(Metric):
+    """Base of the peak signal-to-noise ratio over one part of the image."""
+
+    part: ClassVar[Literal["whole", "inside", "outside"]]
+    bounded = False
+
+    def expected(self, sample: PairSample) -> int:
+        if self.part == "whole":
+            return 1
+        return int(self._where(sample).any())
+
+    def values(self, samples: Sequence[PairSample]) -> list[tuple[float, ...]]:
+        return [
+            (
+                psnr(
+                    sample.original.pixels,
+                    sample.after.pixels,
+                    None if self.part == "whole" else self._where(sample),
+                ),
+            )
+            for sample in samples
+        ]
+
+    def _where(self, sample: PairSample) -> NDArray[np.bool_]:
+        return sample.mask if self.part == "inside" else ~sample.mask
+
+
+@component
+class Psnr(PsnrOfPart):
+    """Peak signal-to-noise ratio of the whole image."""
+
+    part = "whole"
+    title = "PSNR, whole image (dB)"
+    group = "cheating"
+    direction = "none"
+    definition = (
+        "Peak signal-to-noise ratio over all pixels, in decibels, per image; 100 stands for equal "
+        "images. High both for faithful and for copied pictures: read it inside and outside the "
+        "masks."
+    )
+
+
+@component
+class PsnrInside(PsnrOfPart):
+    """Peak signal-to-noise ratio where something sensitive was: copying shows here."""
+
+    part = "inside"
+    title = "PSNR inside the masks (dB)"
+    group = "cheating"
+    direction = "down"
+    definition = (
+        "Peak signal-to-noise ratio over pixels inside the masks, in decibels, per image; 100 "
+        "stands for equal pixels, that is, for a copy. Does not apply to images without anything "
+        "sensitive."
+    )
+
+
+@component
+class PsnrOutside(PsnrOfPart):
     """Peak signal-to-noise ratio of what should have been left alone."""
 
-    bounded = False
+    part = "outside"
     title = "PSNR outside the masks (dB)"
     group = "quality"
     direction = "up"
@@ -152,11 +241,3 @@ class PsnrOutside(Metric):
         "Peak signal-to-noise ratio over pixels outside the masks, in decibels, per image; 100 "
         "stands for equal pixels."
     )
-
-    def expected(self, sample: PairSample) -> int:
-        return int(not sample.mask.all())
-
-    def values(self, samples: Sequence[PairSample]) -> list[tuple[float, ...]]:
-        return [
-            (psnr(sample.original.pixels, sample.after.pixels, ~sample.mask),) for sample in samples
-        ]
