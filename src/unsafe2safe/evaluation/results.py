@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.files import write_json
+from unsafe2safe.core.pretrained import public_name
 from unsafe2safe.core.records import MetricResult
 from unsafe2safe.evaluation.rows import Kind
 from unsafe2safe.metrics.base import Direction, Group, Metric
@@ -166,9 +167,21 @@ def define(name: str, metric: Metric) -> Definition:
         direction=metric.direction,
         unit=metric.unit,
         definition=metric.definition,
-        model=metric.model,
-        settings=asdict(metric),
+        model=public_name(metric.model),
+        settings=_without_places(asdict(metric)),
     )
+
+
+def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as others may read them: files and folders by their last part."""
+    return {
+        key: _without_places(value)
+        if isinstance(value, dict)
+        else public_name(value)
+        if isinstance(value, str)
+        else value
+        for key, value in settings.items()
+    }
 
 
 def figures_csv(evaluation: Evaluation) -> str:
