@@ -6,13 +6,16 @@ import cv2
 import numpy as np
 import pytest
 from metrics.pairs import pair
+from scipy.stats import spearmanr
 
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.data.decode import decode_file
 from unsafe2safe.data.samples import photos_folder
 from unsafe2safe.metrics.faces import FaceLeakRate, FaceSim, FaceSimPaper
 from unsafe2safe.metrics.features import ImageFeatures
+from unsafe2safe.metrics.reidentification import ReidentificationRank1
 from unsafe2safe.metrics.text import TextLeakRecall
+from unsafe2safe.vision.arrays import bounded
 from unsafe2safe.vision.perception import Perception
 
 
@@ -54,6 +57,42 @@ def test_more_blur_leaves_less_of_a_face():
     assert found[-1] < 0.55
     assert value(FaceLeakRate(), seen("president_a.jpg"), blurred(2)) == 1.0
     assert value(FaceLeakRate(), seen("president_a.jpg"), blurred(32)) == 0.0
+
+
+def test_of_a_gallery_of_people_the_right_one_is_nearest():
+    presidents = [seen(f"president_{letter}.jpg") for letter in "abc"]
+    strangers = [seen("vice_president.jpg"), seen("astronaut.jpg")]
+    pairs = [pair(presidents[0], presidents[1]), *(pair(one, one) for one in strangers)]
+    rank1 = ReidentificationRank1()
+    result = rank1.aggregate(rank1.measure(pairs), 50, np.random.default_rng(0))
+    assert (result.value, result.n) == (1.0, 3)  # by another photograph of the same man
+    exchanged = [pair(presidents[0], strangers[1]), *(pair(one, one) for one in strangers)]
+    result = rank1.aggregate(rank1.measure(exchanged), 50, np.random.default_rng(0))
+    assert result.value < 1.0
+    embeddings = np.concatenate([one.embeddings for one in (*presidents, *strangers)])
+    apart = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
+    assert apart[:3, :3].max() < apart[:3, 3:].min()
+
+
+def test_similarity_falls_with_each_of_ten_steps_of_blur():
+    pixels = seen("president_a.jpg").pixels
+    box = seen("president_a.jpg").faces[0].box
+    around = pixels[
+        max(0, int(box.y - box.height / 2)) : int(box.bottom + box.height / 2),
+        max(0, int(box.x - box.width / 2)) : int(box.right + box.width / 2),
+    ]
+    face = ImageFeatures(bounded(around, 192), perception())
+    assert len(face.faces) == 1
+    sigmas = np.geomspace(0.5, 24, 10)
+    similar = [
+        value(
+            FaceSim(), face, ImageFeatures(cv2.GaussianBlur(face.pixels, (0, 0), s), perception())
+        )
+        for s in sigmas
+    ]
+    assert spearmanr(sigmas, similar).statistic <= -0.95
+    assert similar[0] > 0.8
+    assert similar[-1] < 0.5
 
 
 def test_swapped_colour_channels_are_not_the_same_face():

@@ -54,12 +54,17 @@ def _resampled(per_image: Counts, samples: int, rng: np.random.Generator) -> Cou
     return summed
 
 
-def _interval(values: Counts) -> tuple[float, float] | None:
-    usable = values[np.isfinite(values)]
+def _interval(value: float, resampled: Counts) -> tuple[float, float] | None:
+    """The percentile interval within [0, 1], moved so that its draws are around ``value``.
+
+    Entropies of resampled labels are too low, and information too high, by as much again as those
+    of the sample itself.
+    """
+    usable = resampled[np.isfinite(resampled)]
     if len(usable) < 2:
         return None
-    low, high = np.quantile(usable, [0.025, 0.975])
-    return float(low), float(high)
+    low, high = np.quantile(usable, [0.025, 0.975]) + (value - usable.mean())
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 @component
@@ -119,11 +124,12 @@ class GroupEntropyPaper(DemographicMetric):
             return MetricResult(None, 0, n_not_applicable=empty)
         counts = shown.sum(axis=0)
         most = np.log(len(groups))
+        value = float(entropies(counts) / most)
         interval = None
         if len(shown) > 1:
-            interval = _interval(entropies(_resampled(shown, samples, rng)) / most)
+            interval = _interval(value, entropies(_resampled(shown, samples, rng)) / most)
         return MetricResult(
-            value=float(entropies(counts) / most),
+            value=value,
             n=int(counts.sum()),
             n_not_applicable=empty,
             interval=interval,
@@ -178,7 +184,7 @@ class GroupInformation(DemographicMetric):
         )
         interval = None
         if len(found) > 1:
-            interval = _interval(information_kept(_resampled(per_image, samples, rng)))
+            interval = _interval(value, information_kept(_resampled(per_image, samples, rng)))
         return MetricResult(
             value=value,
             n=count,
