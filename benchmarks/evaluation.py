@@ -111,6 +111,8 @@ def image_by_image(root: Path, edited: str) -> tuple[float, dict[str, float]]:
     begin = time.perf_counter()
     for name, settings in config.metrics.items():
         metric = build(settings, f"metrics.{name}", Metric)  # type: ignore[type-abstract]
+        if metric.unavailable():
+            continue
         scores = []
         for image_id, mask in masks.items():
             session.cache_clear() if "lpips" in name else None

@@ -1,16 +1,19 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from metrics.pairs import noise, plain_pair
+from metrics.pairs import noise, pair, plain_pair
 from PIL import Image
 from tiny_clip import save_tiny_clip
 from transformers import CLIPModel, CLIPProcessor
 
 from unsafe2safe.core.config.compose import load
+from unsafe2safe.evaluation.feature_store import FeatureStore
 from unsafe2safe.metrics.base import Captions
 from unsafe2safe.metrics.clip import ClipSimilarity, DirectionalClip
+from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.vision.clip import ClipEmbedder, clip_embedder
 
 BOTH = Captions("a person in a park", "Anna Weber, with red hair, in the park")
@@ -114,6 +117,30 @@ def test_one_clip_serves_all_metrics_and_each_image_is_embedded_once(folder, mon
         similarity.measure([made])
         direction.measure([made])
     assert len(seen) == 3
+
+
+def test_embeddings_outlive_the_process_where_features_do(folder, tmp_path, monkeypatch):
+    metric, memory = DirectionalClip(model=str(folder)), FeatureStore(tmp_path, "set")
+
+    def row():
+        before, after = (
+            ImageFeatures(noise(seed=seed), SimpleNamespace(), memory) for seed in (0, 1)
+        )
+        return replace(pair(before, after), captions=BOTH)
+
+    first = metric.measure([row()])[0].values
+    real = metric._clip
+    monkeypatch.setattr(ClipEmbedder, "images", lambda *_: pytest.fail("embedded again"))
+    assert metric.measure([row()])[0].values == first
+    other = folder / ".." / "other"
+    model = CLIPModel.from_pretrained(folder)
+    model.visual_projection.weight.data += 0.01
+    model.save_pretrained(other)
+    CLIPProcessor.from_pretrained(folder).save_pretrained(other)
+    changed = DirectionalClip(model=str(other))._clip
+    assert changed.version != real.version  # other weights are another model
+    assert clip_embedder(str(folder), "", "cpu", "float32").version == real.version
+    memory.__exit__()
 
 
 def test_missing_weights_are_told_without_asking_the_hub_or_telling_a_place(tmp_path, monkeypatch):

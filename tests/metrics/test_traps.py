@@ -167,8 +167,9 @@ def test_equal_captions():
 def test_arrays_that_serve_all_rows_depend_on_the_original_alone():
     """They are kept once: a row's own would overwrite another's."""
     original = Seen([0, 1], pixels=noise())
-    original.perception = perception()
     rows = [Seen([5], pixels=noise(seed=s), in_place=[None, 4]) for s in (1, 2)]
+    for image in (original, *rows):
+        image.perception = perception()
     for name, metric in metrics().items():
         if isinstance(metric, SetMetric) and not name.startswith("skin"):
             first, second = (metric.measure([pair(original, row)])[0].arrays for row in rows)

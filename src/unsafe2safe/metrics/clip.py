@@ -52,8 +52,7 @@ class ClipMetric(Metric):
         return ""
 
     def _images(self, images: Sequence[ImageFeatures]) -> FloatArray:
-        name = f"clip {self.model} {self.revision} {self.device} {self.dtype}"
-        return embedded(images, name, self._clip.images)
+        return embedded(images, self._clip.version, self._clip.images)
 
     def _texts(self, texts: Sequence[str]) -> FloatArray:
         return np.stack([_text_embedding(self._clip, text) for text in texts])

@@ -6,7 +6,7 @@ features they carry the features' name, and cannot be compared with published on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -18,9 +18,9 @@ from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import MetricResult
 from unsafe2safe.metrics.base import Arrays, PairSample, SetMetric
 from unsafe2safe.metrics.embeddings import embedded
-from unsafe2safe.vision.arrays import FloatArray, RgbImage
+from unsafe2safe.metrics.features import ImageFeatures
+from unsafe2safe.vision.arrays import FloatArray
 from unsafe2safe.vision.inception import InceptionFeatures, inception_features
-from unsafe2safe.vision.perception import Perception
 
 Matrix = NDArray[np.float64]
 BIASED_BELOW = 5000  # images from which FID is customarily told
@@ -99,21 +99,15 @@ class FeatureDistance(SetMetric):
     bounded = False
     features: ClassVar[str]  # names the arrays, with the model in it
 
-    @property
-    def weights_name(self) -> str:
-        """Tells apart weights of one name in one process."""
-        return self.features
-
     def expected(self, sample: PairSample) -> int:  # noqa: ARG002
         return 1
 
-    def embed(self, perception: Perception) -> Callable[[list[RgbImage]], FloatArray]:
-        """What gives the (N, D) features of images."""
-        return perception.features.features
+    def of_images(self, images: Sequence[ImageFeatures]) -> FloatArray:
+        """(N, D) features of images."""
+        return np.stack([image.efficientnet for image in images])
 
     def arrays(self, samples: Sequence[PairSample]) -> list[Arrays]:
-        images = [s.original for s in samples] + [s.after for s in samples]
-        found = embedded(images, self.weights_name, self.embed(samples[0].original.perception))
+        found = self.of_images([s.original for s in samples] + [s.after for s in samples])
         return [
             {f"original.{self.features}": before, f"edited.{self.features}": after}
             for before, after in zip(found[: len(samples)], found[len(samples) :], strict=True)
@@ -154,11 +148,14 @@ class Kid(FeatureDistance):
         published, resampled = kernel_distance(*self._matrices(found), several)
         apart = float(resampled[-1])
         value = published if self.as_published else apart
-        low, high = np.quantile(resampled[:-1] - apart, [0.025, 0.975])
+        interval = None
+        if len(several):
+            low, high = np.quantile(resampled[:-1], [0.025, 0.975]) + (value - apart)
+            interval = float(low), float(high)
         return MetricResult(
             value,
             count,
-            interval=(value + float(low), value + float(high)),
+            interval=interval,
             details={"as_published": published, "without_own_pairs": apart},
         )
 
@@ -249,10 +246,6 @@ class _OnInception(FeatureDistance):
     model = "Inception-v3 (torch-fidelity, 2048 features)"
 
     @property
-    def weights_name(self) -> str:
-        return f"{self.features} {self.weights} {self.device}"
-
-    @property
     def _network(self) -> InceptionFeatures:
         return inception_features(self.weights, self.device)
 
@@ -263,8 +256,8 @@ class _OnInception(FeatureDistance):
             return str(error)
         return ""
 
-    def embed(self, perception: Perception) -> Callable[[list[RgbImage]], FloatArray]:  # noqa: ARG002
-        return self._network.features
+    def of_images(self, images: Sequence[ImageFeatures]) -> FloatArray:
+        return embedded(images, self._network.version, self._network.features)
 
 
 @component

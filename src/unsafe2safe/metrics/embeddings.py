@@ -1,6 +1,7 @@
-"""Embeddings of whole images, computed once for all metrics that ask for them.
+"""Embeddings of whole images by a user's own models, computed once for all that ask for them.
 
-What was computed of an image is kept as long as its features are: an original's serves every row.
+What was computed of an image is kept with it, so that an original's serves every row, and in the
+memory of features, where there is one, for the next run.
 """
 
 from __future__ import annotations
@@ -20,19 +21,27 @@ _kept: WeakKeyDictionary[ImageFeatures, dict[str, NDArray[Any]]] = WeakKeyDictio
 
 def embedded(
     images: Sequence[ImageFeatures],
-    model: str,
+    version: str,
     embed: Callable[[list[RgbImage]], FloatArray],
 ) -> FloatArray:
-    """(N, D) embeddings of ``images`` by ``model``, which ``embed`` runs on a batch of pixels.
+    """(N, D) embeddings of ``images``, which ``embed`` computes for a batch of pixels.
 
-    Two calls with the same name of a model must mean the same model.
+    ``version`` tells the model by the content of its weights.
     """
-    wanted: dict[ImageFeatures, None] = {
-        image: None for image in images if model not in _kept.get(image, {})
-    }
+    wanted: dict[ImageFeatures, None] = {}
+    for image in images:
+        kept = _kept.setdefault(image, {})
+        if version in kept:
+            continue
+        found = image.recall(version)
+        if found is None:
+            wanted[image] = None
+        else:
+            kept[version] = found["embedding"]
     if wanted:
-        found = embed([image.pixels for image in wanted])
-        for image, embedding in zip(wanted, found, strict=True):
-            _kept.setdefault(image, {})[model] = embedding
-    stacked: FloatArray = np.stack([_kept[image][model] for image in images])
+        computed = embed([image.pixels for image in wanted])
+        for image, embedding in zip(wanted, computed, strict=True):
+            _kept[image][version] = embedding
+            image.remember(version, {"embedding": embedding})
+    stacked: FloatArray = np.stack([_kept[image][version] for image in images])
     return stacked

@@ -85,14 +85,23 @@ class ImageFeatures:
         """What tells this image from others in :class:`Memory`."""
         return self._memory.content(self.pixels) if self._memory else ""
 
+    def recall(self, version: str) -> Kept | None:
+        """What :meth:`remember` was given under that ``version``, by whomever; None: nothing."""
+        return self._memory.get(self.content, version) if self._memory else None
+
+    def remember(self, version: str, arrays: Kept) -> None:
+        """Keep what was seen here; ``version`` tells the model with its settings."""
+        if self._memory:
+            self._memory.put(self.content, version, arrays)
+
     def _kept(self, what: str, compute: Callable[[], Kept]) -> Kept:
         if self._memory is None:
             return compute()
         version = self.perception.version(what)
-        found = self._memory.get(self.content, version)
+        found = self.recall(version)
         if found is None:
             found = compute()
-            self._memory.put(self.content, version, found)
+            self.remember(version, found)
         return found
 
 

@@ -23,7 +23,6 @@ from unsafe2safe.core.records import Box, Category
 from unsafe2safe.metrics.base import PairSample
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.vision.arrays import RgbImage
-from unsafe2safe.vision.attribute_reader import PERSON_VALUES
 from unsafe2safe.vision.image_classes import ImageClasses, image_classes
 from unsafe2safe.vision.regions import grow_region
 
@@ -75,12 +74,18 @@ class ReaderLabels(Labeller):
     def name(self) -> str:
         return f"{self.attribute}.reader"
 
+    @cached_property
+    def _values(self) -> tuple[str | bool, ...]:
+        from unsafe2safe.vision.attribute_reader import PERSON_VALUES  # imports torch
+
+        return PERSON_VALUES.get(self.attribute, ())
+
     @property
     def groups(self) -> tuple[str, ...]:
-        return tuple(str(value) for value in PERSON_VALUES[self.attribute])
+        return tuple(str(value) for value in self._values)
 
     def unavailable(self) -> str:
-        return "" if self.attribute in PERSON_VALUES else f"no one reads {self.attribute!r}"
+        return "" if self._values else f"no one reads {self.attribute!r}"
 
     def people(self, sample: PairSample) -> int:
         return len(sample.truth.redrawn.source.private.persons) if sample.truth else 0
@@ -88,9 +93,8 @@ class ReaderLabels(Labeller):
     def before(self, sample: PairSample) -> Labels:
         assert sample.truth is not None  # told by ``people``
         persons = sample.truth.redrawn.source.private.persons
-        values = PERSON_VALUES[self.attribute]
         return np.array(
-            [values.index(getattr(person, self.attribute)) for person in persons], np.int64
+            [self._values.index(getattr(person, self.attribute)) for person in persons], np.int64
         )
 
     def in_place(self, sample: PairSample) -> Labels:

@@ -13,6 +13,7 @@ from PIL import Image
 from unsafe2safe.core.devices import checked_device
 from unsafe2safe.core.pretrained import load
 from unsafe2safe.vision.arrays import FloatArray, RgbImage
+from unsafe2safe.vision.local_weights import weights_version
 
 log = logging.getLogger("unsafe2safe")
 
@@ -70,6 +71,13 @@ class ClipEmbedder:
             UsageError: the model or the device is missing.
         """
         _ = self._loaded
+
+    @cached_property
+    def version(self) -> str:
+        """Tells these embeddings of images from other models'."""
+        model, processor = self._loaded
+        told = weights_version(model, self.device, processor.image_processor.to_json_string())
+        return f"clip {told}"
 
     def images(self, images: Sequence[RgbImage]) -> FloatArray:
         """(N, D) embeddings of length 1 of images (H, W, 3) uint8 RGB of any sizes."""

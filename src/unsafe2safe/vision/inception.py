@@ -15,7 +15,7 @@ import numpy as np
 from unsafe2safe.core.devices import checked_device
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.vision.arrays import FloatArray, RgbImage
-from unsafe2safe.vision.local_weights import load_tensors, local_weights
+from unsafe2safe.vision.local_weights import load_tensors, local_weights, weights_version
 
 log = logging.getLogger("unsafe2safe")
 
@@ -58,6 +58,11 @@ class InceptionFeatures:
             UsageError: a library, its weights or the device are missing.
         """
         _ = self._network
+
+    @cached_property
+    def version(self) -> str:
+        """Tells these features from other weights'."""
+        return f"inception_v3 {weights_version(self._network, self.device)}"
 
     def features(self, images: Sequence[RgbImage]) -> FloatArray:
         """(N, 2048) of images (H, W, 3) uint8 RGB of any sizes."""

@@ -1,4 +1,4 @@
-"""Files of weights that a user puts in place: none is fetched here."""
+"""Weights that a user puts in place: none is fetched here."""
 
 from __future__ import annotations
 
@@ -53,3 +53,17 @@ def load_tensors(path: Path, key: str = "weights") -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{key}: {path.name} holds no tensors by name")
     return found
+
+
+def weights_version(network: Any, device: str, *settings: object) -> str:
+    """Tells what a network (a ``torch.nn.Module``) computes with its weights and ``settings`` from
+    what others would; in the last bits that depends on device and threads too."""
+    from hashlib import blake2b
+
+    import torch
+
+    digest = blake2b(repr(settings).encode(), digest_size=16)
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return f"{digest.hexdigest()} {device} {torch.get_num_threads()}"
