@@ -30,6 +30,7 @@ from unsafe2safe.core.units import Shard, cut_units
 from unsafe2safe.engines.local import run_units
 from unsafe2safe.evaluation.results import RowResult
 from unsafe2safe.evaluation.rows import MissingEditError, Row
+from unsafe2safe.evaluation.strata import kinds_of
 from unsafe2safe.evaluation.subjects import BoolMask, Subjects
 from unsafe2safe.metrics.base import Captions, ItemScore, Metric, PairSample, SceneTruth, SetMetric
 from unsafe2safe.metrics.features import ImageFeatures, Memory
@@ -67,14 +68,17 @@ class _Original:
     mask: BoolMask
     truth: SceneTruth | None
     captions: Captions
+    kinds: dict[str, str]
 
 
 @dataclass
 class UnitScores:
-    """What ``units/part-*.json`` holds: for each image of the unit, in order, its rows."""
+    """What ``units/part-*.json`` holds: for each image of the unit, in order, its rows, and what
+    kind of image it is."""
 
     images: int
     items: list[dict[str, Measured]]
+    kinds: list[dict[str, str]]
 
 
 class Runner:
@@ -99,6 +103,7 @@ class Runner:
         self.perception, self.memory = perception, memory
         self._folder, self._private = folder, private
         self.units = cut_units(list(subjects.image_ids), unit_size)
+        self.kinds: list[dict[str, str]] = []  # of all images in order, after :meth:`run`
 
     def run(self, shard: Shard | None = None) -> int:
         """Measure all units, or those of ``shard``; how many these are."""
@@ -114,11 +119,13 @@ class Runner:
     def items(self) -> list[dict[str, Measured]]:
         """The scores of all images, in the order of the subjects."""
         items: list[dict[str, Measured]] = []
+        self.kinds = []
         for unit in self.units:
             scores = self._read(unit)
             if scores is None:
                 raise RuntimeError(f"{unit.name} vanished while it was being measured")
             items.extend(scores.items)
+            self.kinds.extend(scores.kinds)
         return items
 
     def _path(self, unit: WorkUnit) -> Path:
@@ -130,7 +137,7 @@ class Runner:
             scores: UnitScores = TypeAdapter(UnitScores).validate_python(content)
         except (OSError, ValueError, ValidationError):
             return None
-        if scores.images != len(unit.image_ids):
+        if not scores.images == len(scores.kinds) == len(unit.image_ids):
             return None
         measured = (found.scores.keys() for item in scores.items for found in item.values())
         if not all(self.metrics.keys() <= names for names in measured):
@@ -162,15 +169,18 @@ class Runner:
 
     def _write(self, unit: WorkUnit, advance: Callable[[], None]) -> None:
         items: list[dict[str, Measured]] = []
+        kinds: list[dict[str, str]] = []
         for row in self.rows:
             row.prepare(unit.image_ids)
         for start in range(0, len(unit.image_ids), _AT_ONCE):
             some = unit.image_ids[start : start + _AT_ONCE]
-            items.extend(self._measure(some))
+            originals = [self._original(image_id) for image_id in some]
+            items.extend(self._measure(some, originals))
+            kinds += [{} if isinstance(one, str) else one.kinds for one in originals]
             for _ in some:
                 advance()
         self._keep_arrays(unit, items)  # first: scores without their arrays would count as none
-        write_json(self._path(unit), asdict(UnitScores(len(items), items)))
+        write_json(self._path(unit), asdict(UnitScores(len(items), items, kinds)))
 
     def _keep_arrays(self, unit: WorkUnit, items: list[dict[str, Measured]]) -> None:
         """Write the arrays of the scores, and take them out of these."""
@@ -186,9 +196,10 @@ class Runner:
             make_private(self._private)
             write_bytes(self._arrays_path(unit), tensors.save(kept), 0o600)
 
-    def _measure(self, image_ids: Sequence[str]) -> list[dict[str, Measured]]:
+    def _measure(
+        self, image_ids: Sequence[str], originals: Sequence[_Original | str]
+    ) -> list[dict[str, Measured]]:
         found = [{row.name: Measured() for row in self.rows} for _ in image_ids]
-        originals = [self._original(image_id) for image_id in image_ids]
         for row in self.rows:
             samples: list[PairSample] = []
             places: list[Measured] = []
@@ -215,7 +226,9 @@ class Runner:
             regions = self.subjects.regions([image_id]).get(image_id)
             truth = self.subjects.truth(image_id)
             mask = self.subjects.mask(features, regions, truth)
-            return _Original(features, mask, truth, self.subjects.captions(image_id))
+            captions = self.subjects.captions(image_id)
+            kinds = kinds_of(features, truth, captions.label)
+            return _Original(features, mask, truth, captions, kinds)
         except UnreadableImage as error:
             log.warning("%s: original: %s", image_id, error.reason)
             return f"original: {error.reason}"

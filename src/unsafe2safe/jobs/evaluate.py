@@ -16,6 +16,8 @@ from unsafe2safe.core.ledger import RunFolder, RunSpec, purge, read_run
 from unsafe2safe.core.records import ExitStatus, RunResult
 from unsafe2safe.core.units import UnitCut
 from unsafe2safe.evaluation.feature_store import FeatureStore, delete, store_file
+from unsafe2safe.evaluation.checks import check_references
+from unsafe2safe.evaluation.comparisons import compare
 from unsafe2safe.evaluation.report import pictures, render
 from unsafe2safe.evaluation.results import (
     Evaluation,
@@ -30,6 +32,8 @@ from unsafe2safe.evaluation.rows import (
     reference_row,
 )
 from unsafe2safe.evaluation.runner import Measured, Runner, Work, summarize
+from unsafe2safe.evaluation.seeds import mean_rows
+from unsafe2safe.evaluation.strata import stratify
 from unsafe2safe.evaluation.subjects import Subjects
 from unsafe2safe.jobs import evaluate_flags
 from unsafe2safe.jobs.common import plain, result_of
@@ -186,6 +190,9 @@ def _summarize(
         samples=config.bootstrap,
         seed=config.seed,
     )
+    measured = {name: metric for name, metric in metrics.items() if name not in unavailable}
+    draws = {"samples": config.bootstrap, "seed": config.seed}
+    results += mean_rows(items, rows, metrics, results, **draws)
     evaluation = Evaluation(
         dataset=work.dataset,
         images=len(items),
@@ -200,6 +207,9 @@ def _summarize(
         ),
         definitions=tuple(define(name, metric) for name, metric in metrics.items()),
         rows=tuple(results),
+        comparisons=compare(items, rows, measured, **draws),
+        strata=stratify(items, runner.kinds, rows, measured, **draws),
+        checks=check_references(results, metrics),
     )
     tables = folder.path / "tables"
     per_image = [name for name, metric in usable.items() if not isinstance(metric, SetMetric)]
@@ -221,7 +231,7 @@ def _summarize(
             "failures": len(failures),
             **{
                 f"{row.name}.edited": result.edited
-                for row, result in zip(rows, results, strict=True)
+                for row, result in zip(rows, results, strict=False)  # then means of seeds
             },
         },
         report=None,

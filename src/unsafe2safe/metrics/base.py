@@ -21,7 +21,7 @@ from unsafe2safe.core.config.components import component
 from unsafe2safe.core.records import MetricResult
 from unsafe2safe.data.synthetic import Redrawn, Scene
 from unsafe2safe.metrics.features import ImageFeatures
-from unsafe2safe.metrics.statistics import clustered_interval
+from unsafe2safe.metrics.statistics import clustered_interval, share_interval
 
 if TYPE_CHECKING:
     from unsafe2safe.vision.attribute_reader import Reading
@@ -124,6 +124,8 @@ class Metric(ABC):
     unit: ClassVar[Literal["image", "face", "text", "value", "answer"]] = "image"
     model: ClassVar[str] = ""
     bounded: ClassVar[bool] = True  # in [0, 1], but for similarities that may fall below 0
+    binary: ClassVar[bool] = False  # each value is 0 or 1, their mean a share
+    of_identity: ClassVar[float | None] = None  # what the original itself must give, if told
 
     @property
     def heading(self) -> str:
@@ -168,16 +170,22 @@ class Metric(ABC):
     ) -> MetricResult:
         """The mean over all values, with an interval from ``samples`` bootstrap draws of images.
 
-        A metric of the whole set (a distance of distributions, an entropy) overrides this.
+        A share of which all are 0, or all 1, has an exact interval; its details say so. A metric
+        of the whole set (a distance of distributions, an entropy) overrides this.
         """
         clusters = [score.values for score in scores if score.values]
         values = [value for cluster in clusters for value in cluster]
+        if self.binary:
+            interval, details = share_interval(clusters, samples, rng)
+        else:
+            interval, details = clustered_interval(clusters, samples, rng), {}
         return MetricResult(
             value=float(np.mean(values)) if values else None,
             n=len(values),
             n_missing=sum(score.missing for score in scores),
             n_not_applicable=sum(score.not_applicable for score in scores),
-            interval=clustered_interval(clusters, samples, rng),
+            interval=interval,
+            details=details,
         )
 
 

@@ -78,6 +78,7 @@ class FaceSimPaper(FaceMetric):
 
     title = "FaceSim, paper's form"
     direction = "down"
+    of_identity = 1.0
     definition = (
         "Mean over the original's faces of the best similarity among the faces found in the edited "
         "image. Where none is found the original's faces are left out (counted as not applicable), "
@@ -100,6 +101,7 @@ class FaceSim(FaceMetric):
 
     title = "FaceSim"
     direction = "down"
+    of_identity = 1.0
     definition = (
         "Mean over the original's faces of their similarity to what is left of them: the greater "
         "of the similarity at the face's own place in the edited image, whether a detector finds a "
@@ -124,6 +126,8 @@ class FaceLeakRate(FaceMetric):
 
     title = "Faces recognised"
     direction = "down"
+    binary = True
+    of_identity = 1.0
     definition = (
         "Share of the original's faces whose distance from what is left of them (as in FaceSim) is "
         "below the threshold at which the identity model calls two faces one person (0.6)."
@@ -149,6 +153,8 @@ class FacesVanished(FaceMetric):
 
     title = "Faces vanished"
     direction = "none"
+    binary = True
+    of_identity = 0.0
     definition = (
         "Share of the original's faces in whose place the detector finds no face in the edited "
         "image (one-to-one matching of boxes, IoU of at least 0.3). Neither good nor bad by "

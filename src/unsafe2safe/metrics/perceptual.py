@@ -87,6 +87,7 @@ class StLpipsInside(StLpips):
     title = "ST-LPIPS inside the masks"
     group = "cheating"
     direction = "up"
+    of_identity = 0.0
     definition = (
         "Distance between the original and the original with its sensitive parts replaced by the "
         "edited ones, at 256 pixels. Near 0, the edit changed nothing where it should have. Does "
@@ -102,6 +103,7 @@ class StLpipsOutside(StLpips):
     title = "ST-LPIPS outside the masks"
     group = "quality"
     direction = "down"
+    of_identity = 0.0
     definition = (
         "Distance between the original and the original with all but its sensitive parts replaced "
         "by the edited ones, at 256 pixels: how much of the rest the edit changed."

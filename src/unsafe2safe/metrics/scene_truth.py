@@ -90,6 +90,7 @@ class Followed(_ReadBack):
     group = "utility"
     title = "Asked changes found"
     direction = "up"
+    binary = True
     definition = (
         "Share of the values that were to change and are read from the edited picture, at their "
         "place, as what they were to become. A hair style counts where it shows."
@@ -104,6 +105,7 @@ class Leaked(_ReadBack):
     group = "privacy"
     title = "Original values still found"
     direction = "down"
+    binary = True
     definition = (
         "Share of the values that were to change and are still read as they were in the original."
     )
@@ -117,6 +119,7 @@ class KeptEqual(_ReadBack):
     group = "quality"
     title = "Equal draws kept"
     direction = "up"
+    binary = True
     definition = (
         "Of the values that are the same in the original and in its counterpart, the share that is "
         "read unchanged. They count in no other figure."
@@ -131,6 +134,7 @@ class Reidentified(Metric):
     model = _MODEL
     title = "Re-identified at rank 1"
     direction = "down"
+    binary = True
     definition = (
         "How often the record of the original is the likeliest of all originals' records, given "
         "what is read of the edited picture; equal likelihoods share the rank."
@@ -168,6 +172,7 @@ class OutsideSsim(_Bystander):
 
     score = "outside/ssim"
     title = "SSIM outside the private layers"
+    of_identity = 1.0
     definition = (
         "Structural similarity (7 x 7 windows on RGB) over the pixels outside every private layer "
         "of original and counterpart; inside them both pictures are made equal first, since "

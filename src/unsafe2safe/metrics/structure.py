@@ -139,6 +139,7 @@ class Ssim(SsimOfPart):
     title = "SSIM, whole image"
     group = "cheating"
     direction = "none"
+    of_identity = 1.0
     definition = (
         "skimage's structural similarity on RGB (7 x 7 windows), the edited image brought to the "
         "original's size. High both for faithful and for copied pictures: read it inside and "
@@ -154,6 +155,7 @@ class SsimInside(SsimOfPart):
     title = "SSIM inside the masks"
     group = "cheating"
     direction = "down"
+    of_identity = 1.0
     definition = (
         "SSIM over windows centred where something sensitive is. Near 1, the edit copied what it "
         "should have changed. Does not apply to images without anything sensitive."
@@ -168,6 +170,7 @@ class SsimOutside(SsimOfPart):
     title = "SSIM outside the masks"
     group = "quality"
     direction = "up"
+    of_identity = 1.0
     definition = "SSIM over windows that touch nothing sensitive: what the edit should have kept."
 
 
@@ -237,6 +240,7 @@ class PsnrOutside(PsnrOfPart):
     title = "PSNR outside the masks (dB)"
     group = "quality"
     direction = "up"
+    of_identity = GREATEST_PSNR
     definition = (
         "Peak signal-to-noise ratio over pixels outside the masks, in decibels, per image; 100 "
         "stands for equal pixels."

@@ -35,6 +35,8 @@ class TextLeakRecall(Metric):
     direction = "down"
     unit = "text"
     model = _MODEL
+    binary = True
+    of_identity = 1.0
     definition = (
         "Share of the lines read in the original that are read again in the edited image, wherever "
         "they stand, whatever their case, small errors of reading allowed (at least 80 of 100 in "
@@ -67,6 +69,7 @@ class TextSimPaper(Metric):
     direction = "down"
     unit = "image"
     model = _MODEL
+    of_identity = 1.0
     definition = (
         "rapidfuzz token_set_ratio / 100 between all text read before and after the edit. A subset "
         "scores 1 ('STOP' against 'STOP main street 42') and case matters; see the corrected form. "
