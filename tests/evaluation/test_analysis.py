@@ -174,11 +174,12 @@ def test_runs_that_differ_in_the_seed_only_are_one_group(runs) -> None:
 def evaluation(runs) -> dict:
     root, folders = runs
     places = [f"paths.runs={root / 'outputs'}", f"paths.private={root / 'private'}"]
-    choice = ["dataset=synthetic", "dataset.size=12", "metrics=truth", "references=[identity,blur]"]
+    choice = ["dataset=synthetic", "dataset.size=12", "metrics=[truth,attackers]"]
+    choice.append("references=[identity,blur,unrelated]")
     named = ",".join(str(folder) for folder in folders)
     made = load("evaluate", [*choice, *places, f"runs=[{named}]", "bootstrap=200"])
     assert isinstance(made, Evaluate)
-    kept = ("leaked", "outside_ssim", "reidentified")
+    kept = ("leaked", "outside_ssim", "reidentified", "naive_reidentification_pixels")
     made = made.model_copy(update={"metrics": {name: made.metrics[name] for name in kept}})
     folder = evaluate.run(made).output_dir
     assert folder is not None
@@ -202,10 +203,25 @@ def test_an_evaluation_compares_checks_and_splits(evaluation) -> None:
     assert ("leaked", "run0", "blur") in tested
     checks = {check["what"]: check for check in evaluation["checks"]}
     assert checks["identity: SSIM outside the private layers"]["passed"]
+    attack = "Attack: re-identified by crops as pixels"
+    assert checks[f"identity: {attack}"]["value"] == 1.0
+    assert checks[f"identity: {attack}"]["passed"]
+    assert f"unrelated: {attack}" in checks
     assert {one["by"] for one in evaluation["strata"]} <= {"face_size", "persons", "label"}
     assert evaluation["strata"]
     stratum = evaluation["strata"][0]
     assert stratum["rows"]["run0"]["leaked"]["n"] < tested["leaked", "run0", "run2"]["n"] * 20
+
+
+def test_an_attackers_mean_over_seeds_has_no_interval_of_its_own(evaluation) -> None:
+    rows = {row["name"]: row["metrics"] for row in evaluation["rows"]}
+    name = "naive_reidentification_pixels"
+    found = rows["mean-of-seeds-1"][name]
+    assert found["value"] == pytest.approx(
+        (rows["run0"][name]["value"] + rows["run1"][name]["value"]) / 2
+    )
+    assert found["interval"] is None
+    assert rows["run0"][name]["details"]["measurable"] == 0.0  # of twelve scenes
 
 
 def test_no_leak_at_all_has_an_exact_interval(evaluation) -> None:
