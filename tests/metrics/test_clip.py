@@ -143,6 +143,7 @@ def test_embeddings_outlive_the_process_where_features_do(folder, tmp_path, monk
     memory.__exit__()
 
 
+@pytest.mark.timeout(60)  # whoever asks the hub asks it again and again
 def test_missing_weights_are_told_without_asking_the_hub_or_telling_a_place(tmp_path, monkeypatch):
     def no_network(*_, **__):
         raise AssertionError("asked the network")

@@ -60,8 +60,9 @@ def test_vanished_face():
     assert score(FaceSimPaper(), Seen([0]), removed).not_applicable == 1  # the trap
     assert score(FaceSim(), Seen([0]), removed).values == (0.0,)
     assert score(FacesVanished(), Seen([0]), removed).values == (1.0,)
-    overlooked = Seen([], in_place=[0])
-    assert score(FaceSim(), Seen([0]), overlooked).values == (1.0,)
+    for others in ([], [7]):  # nobody found, or somebody else only
+        overlooked = Seen(others, in_place=[0])
+        assert score(FaceSim(), Seen([0]), overlooked).values == (1.0,)
 
 
 def test_no_text():

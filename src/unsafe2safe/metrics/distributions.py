@@ -84,9 +84,10 @@ def frechet_distance(real: Matrix, made: Matrix) -> float:
     for features in (real, made):
         centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
         spread += float((centred**2).sum())
-        wide = centred.shape[0] <= centred.shape[1]
-        factors.append(centred if wide else np.linalg.qr(centred, mode="r"))
-    root = float(np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum())
+        if centred.shape[0] > centred.shape[1]:
+            centred = np.asarray(np.linalg.qr(centred, mode="r"))
+        factors.append(centred)
+    root = float(np.linalg.svdvals(factors[0] @ factors[1].T).sum())
     return float(gap @ gap) + spread - 2.0 * root
 
 

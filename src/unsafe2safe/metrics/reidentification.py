@@ -93,9 +93,9 @@ class Gallery:
             distances: Matrix = np.maximum(np.fmin(*each), 0.0)
             yield indices, distances, distances[np.arange(len(indices)), indices][:, None]
 
-    def by_image(self, values: Matrix) -> list[Matrix]:
+    def by_image(self, values: Matrix) -> list[list[float]]:
         """Values of all probes, (N,), cut into those of each image."""
-        return np.split(values, np.cumsum(self.sizes)[:-1])
+        return [part.tolist() for part in np.split(values, np.cumsum(self.sizes)[:-1])]
 
 
 def ranks(distances: Matrix, right: Matrix) -> tuple[Matrix, Matrix]:

@@ -18,8 +18,8 @@ from unsafe2safe.vision.models import session
 
 _CHIP = 150
 _BATCH = 32
-# Where the five landmarks of an aligned face lie in the chip.
-_TEMPLATE = np.array(
+# Where the five landmarks of an aligned face lie in a chip of 112 pixels for ArcFace, and in ours.
+ARCFACE_TEMPLATE = np.array(
     [
         [38.2946, 51.6963],
         [73.5318, 51.5014],
@@ -27,7 +27,8 @@ _TEMPLATE = np.array(
         [41.5493, 92.3655],
         [70.7299, 92.2041],
     ]
-) * 1.491 + np.array([-9.36, -29.8])
+)
+_TEMPLATE = ARCFACE_TEMPLATE * 1.491 + np.array([-9.36, -29.8])
 
 
 class FaceIdentity:
@@ -75,20 +76,28 @@ class FaceIdentity:
         return np.asarray(cdist(a, b), np.float32)
 
 
-def chip(image: RgbImage, landmarks: npt.NDArray[np.floating]) -> RgbImage:
-    """The aligned face (150, 150, 3) whose five ``landmarks`` (5, 2) lie in ``image``."""
+def chip(
+    image: RgbImage,
+    landmarks: npt.NDArray[np.floating],
+    template: npt.NDArray[np.float64] = _TEMPLATE,
+    side: int = _CHIP,
+) -> RgbImage:
+    """The aligned face (side, side, 3) whose five ``landmarks`` (5, 2) lie in ``image``.
+
+    ``template`` (5, 2) says where they are to lie, in pixels.
+    """
     # Landmarks are measured from the frame's edge, pixels by their centres: hence the halves.
     points = np.asarray(landmarks, np.float64)
-    transform = _similarity(points - 0.5, _TEMPLATE)
+    transform = _similarity(points - 0.5, template)
     scale = float(np.hypot(transform[0, 0], transform[1, 0]))
     if scale < 1:  # bilinear sampling of a face larger than its chip would alias
         height, width = image.shape[:2]
         sides = max(1, round(height * scale)), max(1, round(width * scale))
         image = resized(image, *sides)
         unit = np.array([sides[1] / width, sides[0] / height])
-        transform = _similarity(points * unit - 0.5, _TEMPLATE)
+        transform = _similarity(points * unit - 0.5, template)
     warped: RgbImage = cv2.warpAffine(
-        image, transform, (_CHIP, _CHIP), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        image, transform, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     return warped
 

@@ -45,7 +45,11 @@ class InceptionFeatures:
         torch.save(load_tensors(path), checked)
         checked.seek(0)
         try:
-            network = NoTrainInceptionV3("inception-v3-compat", ["2048"], checked)
+            network = NoTrainInceptionV3(
+                "inception-v3-compat",
+                ["2048"],
+                checked,  # type: ignore[arg-type]  # handed to torch.load
+            )
         except RuntimeError:
             raise UsageError(f"weights: {path.name} is not torch-fidelity's Inception-v3") from None
         log.info("loaded model Inception-v3 (%s)", self.device)
