@@ -8,15 +8,18 @@ import pytest
 from metrics.pairs import pair
 from scipy.stats import spearmanr
 
+from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.data.decode import decode_file
 from unsafe2safe.data.samples import photos_folder
+from unsafe2safe.metrics.base import Metric
 from unsafe2safe.metrics.faces import FaceLeakRate, FaceSim, FaceSimPaper
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.metrics.reidentification import ReidentificationRank1
 from unsafe2safe.metrics.text import TextLeakRecall
 from unsafe2safe.vision.arrays import bounded
 from unsafe2safe.vision.perception import Perception
+from unsafe2safe.vision.regions import mask_of
 
 
 @cache
@@ -121,3 +124,47 @@ def test_each_line_that_is_painted_over_is_one_leak_less(line, left):
 
     found = value(TextLeakRecall(), original, changed("cat_poster.jpg", paint))
     assert found == pytest.approx(left / len(original.lines))
+
+
+def figures(change, *names):
+    """What pairs of photographs come to whose faces are sensitive."""
+    settings = load("evaluate").metrics
+    samples = []
+    for name in ("president_a.jpg", "vice_president.jpg"):
+        mask = mask_of([face.box for face in seen(name).faces], *seen(name).size) > 0.5
+        samples.append(pair(seen(name), changed(name, lambda p, m=mask: change(p, m)), mask))
+    built = {name: build(settings[name], name, Metric) for name in names}
+    return {
+        name: metric.aggregate(metric.measure(samples), 10, np.random.default_rng(0)).value
+        for name, metric in built.items()
+    }
+
+
+def test_a_planted_cheater_is_caught_by_cheating_and_privacy():
+    """It returns the input: quality has nothing to say against it."""
+    names = ("copy_rate_inside", "ssim_inside", "st_lpips_inside", "face_leak_rate",
+             "reidentification_rank1", "ssim_outside", "kid_efficientnet_lite0")  # fmt: skip
+    found = figures(lambda pixels, _: pixels.copy(), *names)
+    assert found["copy_rate_inside"] == 1.0
+    assert found["ssim_inside"] == pytest.approx(1.0)
+    assert found["st_lpips_inside"] == 0.0
+    assert found["face_leak_rate"] == found["reidentification_rank1"] == 1.0
+    assert found["ssim_outside"] == pytest.approx(1.0)
+    assert found["kid_efficientnet_lite0"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_planted_destroyer_is_caught_by_quality():
+    """It returns grey: cheating and privacy have nothing to say against it."""
+    names = ("copy_rate_outside", "ssim_outside", "psnr_outside", "st_lpips_outside",
+             "sharpness_change", "kid_efficientnet_lite0", "fid_efficientnet_lite0",
+             "face_leak_rate", "copy_rate_inside")  # fmt: skip
+    grey = figures(lambda pixels, _: np.full_like(pixels, 127), *names)
+    masked = figures(lambda pixels, mask: np.where(mask[..., None], 127, pixels), *names)
+    assert grey["face_leak_rate"] == grey["copy_rate_inside"] == grey["copy_rate_outside"] == 0.0
+    assert masked["copy_rate_outside"] == 1.0
+    assert grey["ssim_outside"] < 0.75 < masked["ssim_outside"]
+    assert grey["psnr_outside"] < 15 < masked["psnr_outside"]
+    assert grey["st_lpips_outside"] > 0.4 > masked["st_lpips_outside"]
+    assert grey["sharpness_change"] < -0.3 < masked["sharpness_change"]
+    for name in ("kid_efficientnet_lite0", "fid_efficientnet_lite0"):
+        assert grey[name] > 1.5 * masked[name]
