@@ -292,3 +292,26 @@ def test_texts_of_photographs_are_read_back_enlarged(perception) -> None:
     assert attack(metric, read).value == 1.0
     assert attack(metric, swapped).value == 0.0
     assert attack(metric, read).details["chance"] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.slow
+def test_attacks_by_the_real_features_on_two_hundred_identities(perception) -> None:
+    pairs = scenes(SCENES)
+    edits: dict[str, Callable[[int], np.ndarray]] = {
+        "identity": lambda i: render(pairs[i].source),
+        "unrelated": lambda i: render(pairs[(i + 1) % SCENES].source),
+        "blur": lambda i: cv2.GaussianBlur(render(pairs[i].source), (0, 0), 1.0),
+        "independent": lambda i: other_values(pairs[i], i),
+    }
+    found = {}
+    for row, edit in edits.items():
+        samples = [sample(str(i), pairs[i], edit(i), perception) for i in range(SCENES)]
+        arrays = NAIVE.arrays(samples)
+        found[row] = [attack(metric, arrays) for metric in (NAIVE, PIXELS, ADAPTIVE)]
+    assert all(one.value == 1.0 for one in found["identity"])
+    for row in ("unrelated", "independent"):
+        for one in found[row]:
+            assert one.value <= one.details["chance_high"]
+            assert one.details["measurable"] == 1.0
+    naive, pixels, adaptive = found["blur"]
+    assert adaptive.interval[0] > pixels.interval[1] > naive.interval[1]
