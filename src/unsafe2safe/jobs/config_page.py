@@ -18,7 +18,7 @@ from unsafe2safe.core.config.schema_common import Common
 
 _GROUPS = (
     *("dataset", "stage1", "task", "editor", "pair_filter"),
-    *("objective", "metrics", "detector"),
+    *("objective", "metrics", "detector", "utility"),
 )
 _SECTIONS = {"pair_filter": "pairs.filter"}  # of groups whose keys are not called as they are
 Row = tuple[str, str, str, str]  # key, type, default, meaning
@@ -104,7 +104,8 @@ def _group(group: str, choice: str) -> list[Row]:
         return list(_component_rows(values, _SECTIONS.get(group, group)))
     rows: list[Row] = []
     for name, part in values.items():
-        rows += _component_rows(part, f"{group}.{name}")
+        if isinstance(part, dict):  # else a value of its own, told with the script's keys
+            rows += _component_rows(part, f"{group}.{name}")
     return rows
 
 

@@ -18,6 +18,7 @@ from unsafe2safe.evaluation.rows import FolderRow, match_folders, run_rows
 from unsafe2safe.evaluation.runner import Work
 from unsafe2safe.evaluation.subjects import Subjects, triplets_of
 from unsafe2safe.jobs.common import find_input, open_source, plain, run_spec
+from unsafe2safe.jobs.evaluate_utility import settings_unused
 
 log = logging.getLogger("unsafe2safe")
 
@@ -48,7 +49,8 @@ def runs_work(config: Evaluate) -> Work:
         raise UsageError("the runs have no image of the data set in common")
     inputs = {f"runs.{index}": folder for index, folder in enumerate(folders)}
     choice = "-".join(["runs", *([str(len(folders))] if len(folders) > 1 else [])])
-    spec = run_spec(config, "evaluate", choice, inputs, ignored=("runs", "editor"))
+    ignored = ("runs", "editor", *settings_unused(config))
+    spec = run_spec(config, "evaluate", choice, inputs, ignored)
     subjects = Subjects(source, sorted(image_ids), triplets_of(folders), config)
     return Work(spec, subjects, rows, str(config.dataset["name"]))
 
@@ -73,9 +75,8 @@ def folders_work(config: Evaluate) -> Work:
         log.warning("edited files without an original, left out: %d", len(left_over))
     if len(matched) < len(image_ids):
         log.warning("originals without an edited file, missing: %d", len(image_ids) - len(matched))
-    plain_spec = run_spec(
-        config, "evaluate", "folders", ignored=("dataset.name", "dataset.root", "editor")
-    )
+    ignored = ("dataset.name", "dataset.root", "editor", *settings_unused(config))
+    plain_spec = run_spec(config, "evaluate", "folders", ignored=ignored)
     keys = {
         **plain_spec.keys,
         "originals.files": _listing(originals.records()),

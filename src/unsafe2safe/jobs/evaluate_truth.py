@@ -19,6 +19,7 @@ from unsafe2safe.evaluation.rows import Row, reference_row
 from unsafe2safe.evaluation.runner import Work
 from unsafe2safe.evaluation.subjects import Subjects
 from unsafe2safe.jobs.common import find_input, open_source, run_spec
+from unsafe2safe.jobs.evaluate_utility import settings_unused
 
 # How an adapter is sampled is this run's choice; what it was trained with is the adapter's.
 _SAMPLING = (
@@ -64,6 +65,7 @@ def work(config: Evaluate) -> Work:
             rows.append(reference_row(name, config.blur_sigma, subjects))
     inputs = {f"runs.{index}": folder for index, folder in enumerate(folders)}
     ignored = ("runs", "mask_margin", "mask_categories", "vision", "editor.batch_size")
+    ignored += settings_unused(config)
     choice = f"truth-{base.name}"
     spec = run_spec(config, "evaluate", choice, inputs, ignored, base.weights_content())
     return Work(spec, subjects, rows, str(config.dataset["name"]))

@@ -16,6 +16,7 @@ from unsafe2safe.core.config.schema_anonymize import Audit, OverlappingEngine
 from unsafe2safe.core.config.schema_common import Common, Component, ShardedEngine
 from unsafe2safe.core.config.schema_masks import Crops, Masks
 from unsafe2safe.core.config.schema_train import Train
+from unsafe2safe.core.config.schema_utility import Utility
 from unsafe2safe.core.config.schema_verify import Verify
 from unsafe2safe.core.records import Category
 
@@ -257,6 +258,7 @@ class Evaluate(Common):
         description="Regions that make up the masks of inside and outside."
     )
     bootstrap: PositiveInt = Field(description="Bootstrap samples behind each interval.")
+    utility: Utility
     report: Report
 
 

@@ -1,0 +1,1 @@
+"""What models trained on each row's images are worth on real images that no training saw."""

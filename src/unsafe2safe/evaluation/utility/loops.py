@@ -1,0 +1,105 @@
+"""What the training loops share: order, learning rate, steps. All of it follows from the seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from unsafe2safe.core.devices import checked_device
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "bf16"]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global generator at ``seed`` inside, as it was outside."""
+    import torch
+
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def batches(count: int, size: int, epochs: int, seed: int) -> Iterator[tuple[int, list[int]]]:
+    """(epoch, indices) of each batch; every epoch has each index once, in an order of its own."""
+    for epoch in range(epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(count)
+        for start in range(0, count, size):
+            yield epoch, order[start : start + size].tolist()
+
+
+def steps_of(count: int, size: int, accumulation: int, epochs: int) -> int:
+    """Optimizer steps of :func:`train`."""
+    return math.ceil(math.ceil(count / size) * epochs / accumulation)
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate at ``step``: a linear rise, then half a cosine to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train(
+    groups: Sequence[dict[str, Any]],
+    loss_of: Callable[[int, list[int]], torch.Tensor],
+    *,
+    count: int,
+    batch_size: int,
+    accumulation: int,
+    epochs: int,
+    warmup_share: float,
+    weight_decay: float,
+    seed: int,
+) -> list[float]:
+    """AdamW over parameter ``groups`` (``params``, ``lr``); the loss of each batch.
+
+    ``loss_of(epoch, indices)`` is the mean loss of a batch; gradients of ``accumulation`` batches
+    make a step, weighted by the images of each. The last step of the training may have fewer.
+    """
+    import torch
+
+    optimizer = torch.optim.AdamW(list(groups), weight_decay=weight_decay)
+    base = [group["lr"] for group in optimizer.param_groups]
+    steps = steps_of(count, batch_size, accumulation, epochs)
+    losses: list[float] = []
+    step, pending = 0, 0
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def finish() -> None:
+        nonlocal step, pending
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad /= pending
+        for group, rate in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = rate * cosine(step, steps, round(warmup_share * steps))
+        optimizer.step()
+        optimizer.zero_grad()
+        step, pending = step + 1, 0
+
+    for number, (epoch, indices) in enumerate(batches(count, batch_size, epochs, seed), start=1):
+        loss = loss_of(epoch, indices)
+        (loss * len(indices)).backward()  # type: ignore[no-untyped-call]
+        losses.append(float(loss.detach()))
+        pending += len(indices)
+        if number % accumulation == 0:
+            finish()
+    if pending:
+        finish()
+    return losses
+
+
+def autocast(device: str, precision: Precision) -> Any:
+    """The context in which a forward pass runs with ``precision``."""
+    import torch
+
+    kind = checked_device(device, "device").type
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
