@@ -83,7 +83,8 @@ def test_the_same_images_test_every_row_and_seed_and_none_is_trained_on(table, s
 
 def test_control_rows_hold_the_images_they_say(table, seen, rows):
     original, kept, safe, good = (
-        of_row(seen, table, name)[0] for name in ("original", "original_kept", "drop_unsafe", "good")
+        of_row(seen, table, name)[0]
+        for name in ("original", "original_kept", "drop_unsafe", "good")
     )
     assert len(original) == rows["original"].train_images == len(CLASSES) * (EACH - 3)
     assert set(kept) == {name for name in original if not numbers([name]) & set(HELD)}

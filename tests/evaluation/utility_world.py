@@ -16,7 +16,7 @@ from unsafe2safe.jobs import evaluate
 
 CLASSES = ("checks", "discs", "lines", "noise")
 EACH, SIDE = 10, 48
-HELD, SAFE = range(0, 2), range(2, 6)  # numbers of a class's images that the runs hold or keep
+HELD, SAFE = range(2), range(2, 6)  # numbers of a class's images that the runs hold or keep
 
 
 def texture(kind: str, number: int) -> np.ndarray:

@@ -202,15 +202,19 @@ class Classification(UtilityTask):
         seed: int,
         bench: Bench,
     ) -> NDArray[np.int64]:
-        settings = ViTSettings(
-            **{name: getattr(self, name) for name in ViTSettings.__dataclass_fields__}
-        )
-        images = [example.read for example in train]
-        keys = [bench.draw(seed, "augment", example.image_id) for example in train]
-        started = bench.draw(seed, "vit")
         return train_and_classify(
-            settings, images, given, keys, [example.read for example in test], classes, started
+            self._vit_settings(),
+            [example.read for example in train],
+            given,
+            [bench.draw(seed, "augment", example.image_id) for example in train],
+            [example.read for example in test],
+            classes,
+            bench.draw(seed, "vit"),
         )
+
+    def _vit_settings(self) -> ViTSettings:
+        names = ViTSettings.__dataclass_fields__
+        return ViTSettings(**{name: getattr(self, name) for name in names})
 
     @override
     def pack(self, items: Sequence[Item]) -> NDArray[np.int64]:
