@@ -1,7 +1,6 @@
 """What a table of utility rests on: which images train, which test, and what is done once."""
 
 import json
-import shutil
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -9,14 +8,22 @@ import pytest
 from evaluation.make_run import png
 from evaluation.utility_world import CLASSES, EACH, HELD, SAFE, make_world, texture
 
-from unsafe2safe.core.errors import ConfigError
+from unsafe2safe.core.config.compose import load
+from unsafe2safe.core.errors import ConfigError, UsageError
 from unsafe2safe.core.records import ImageRecord
+from unsafe2safe.data.synthetic import slot_mask
+from unsafe2safe.data.synthetic.source import SyntheticSource
 from unsafe2safe.evaluation.results import Evaluation
+from unsafe2safe.evaluation.rows import MissingEditError, Row, reference_row
+from unsafe2safe.evaluation.subjects import Subjects
 from unsafe2safe.evaluation.utility.classification import Classification
 from unsafe2safe.evaluation.utility.examples import divide
+from unsafe2safe.evaluation.utility.training_sets import RowPictures
 from unsafe2safe.jobs import evaluate
+from unsafe2safe.vision.perception import Perception
 
 PROBE = "suite.utility=[classification]"
+ROWS = ("original", "blur", "good", "grey")
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +151,12 @@ def test_a_killed_run_goes_on_after_its_last_training_with_the_same_figures(
         return real(self, train, test, seed, bench)
 
     monkeypatch.setattr(Classification, "measure", stopped)
-    place = f"output_dir={world.root / 'stopped'}"
+    overrides = [PROBE, f"output_dir={world.root / 'stopped'}", "utility.controls=[original,blur]"]
     with pytest.raises(KeyboardInterrupt):
-        world.evaluate(PROBE, place)
-    assert world.evaluate(PROBE, place) == (table,)
-    assert len(trained) == 1 + len(table.rows) * 3
+        world.evaluate(*overrides)
+    (made,) = world.evaluate(*overrides)
+    assert made.rows == tuple(row for row in table.rows if row.name in ROWS)
+    assert trained == [0, 1, 2, 0, "stop", *[1, 2, 0, 1, 2, 0, 1, 2]]
 
 
 def test_a_row_that_fails_ends_neither_the_table_nor_the_run(world, monkeypatch):
@@ -188,32 +196,44 @@ def test_another_data_set_can_be_the_test_and_its_pictures_are_not_trained_on(wo
     assert made.rows[0].train_images == len(CLASSES) * EACH - 1
 
 
-def test_folders_of_any_tool_are_measured_by_the_names_of_their_folders(world):
-    edited = world.root / "edited"
-    if not edited.exists():
-        shutil.copytree(world.originals, edited)
-        (edited / "lines" / "image_0005.png").unlink()
-    overrides = [f"originals={world.originals}", f"edited={edited}", "utility.seeds=[0]"]
-    result = evaluate.run(
-        world.config(
-            PROBE,
-            *overrides,
-            "utility.classification.labels=folder",
-            "utility.controls=[original,original_kept,drop_unsafe]",
-        )
-    )
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Six pictures of two classes, and an edited folder that lacks one of them."""
+    root = tmp_path_factory.mktemp("folders")
+    for name, left_out in (("originals", None), ("edited", ("lines", 5))):
+        for kind in ("discs", "lines"):
+            (root / name / kind).mkdir(parents=True)
+            for number in range(3, 6):
+                if (kind, number) != left_out:
+                    path = root / name / kind / f"{number}.png"
+                    path.write_bytes(png(texture(kind, number)))
+    return [f"originals={root / 'originals'}", f"edited={root / 'edited'}", "utility.seeds=[0]"]
+
+
+def utility_of(world, *overrides):
+    result = evaluate.run(world.config(PROBE, *overrides))
     (made,) = Evaluation.read(result.output_dir / "metrics.json").utility
+    return made
+
+
+def test_folders_of_any_tool_are_measured_by_the_names_of_their_folders(world, folders):
+    made = utility_of(
+        world,
+        *folders,
+        "seed=1",  # tests other pictures than the one that is lacking
+        "utility.classification.labels=folder",
+        "utility.controls=[original,original_kept,drop_unsafe]",
+    )
     rows = {row.name: row for row in made.rows}
     assert "manifest" in rows["drop_unsafe"].unavailable
-    assert rows["edited"].train_images == rows["original_kept"].train_images
+    assert rows["original"].train_images == 4
+    assert rows["edited"].train_images == rows["original_kept"].train_images == 3
     assert rows["edited"].metrics == rows["original_kept"].metrics
 
 
-def test_without_labels_the_table_says_so(world):
-    overrides = [f"originals={world.originals}", f"edited={world.originals}", PROBE]
-    result = evaluate.run(world.config(*overrides))
-    (made,) = Evaluation.read(result.output_dir / "metrics.json").utility
-    assert made.rows
+def test_without_labels_the_table_says_so(world, folders):
+    made = utility_of(world, *folders, "utility.controls=[original]")
+    assert [row.name for row in made.rows] == ["original", "edited"]
     assert all("labels" in row.unavailable for row in made.rows)
 
 
@@ -254,3 +274,68 @@ def test_a_class_of_two_is_on_either_side_whatever_the_share():
     for share in (0.01, 0.99):
         division = divide(records("a", "a"), share, seed=3)
         assert len(division.train) == len(division.test) == 1
+
+
+@pytest.fixture
+def scenes():
+    config = load("evaluate", ["dataset=synthetic"])
+    source = SyntheticSource(name="synthetic", size=5)
+    ids = [record.image_id for record in source.records()]
+    return Subjects(source, ids, None, config), Perception(config.vision, 1)
+
+
+class Slow(Row):
+    """Edits that take long: of a unit at once, and of one image not at all."""
+
+    kind = "editor"
+
+    def __init__(self):
+        super().__init__("slow", "slow")
+        self.units, self.now = [], []
+
+    def prepare(self, image_ids):
+        self.units.append(tuple(image_ids))
+        self.now = list(image_ids)
+
+    def edited(self, image_id, original, mask):
+        if image_id not in self.now or image_id == "00000002.png":
+            raise MissingEditError(image_id, "never edited")
+        return 255 - original
+
+    def held_back(self, image_ids):
+        return {}
+
+
+def test_edits_are_made_a_unit_at_a_time_and_once(scenes, tmp_path):
+    subjects, perception = scenes
+    row = Slow()
+    pictures = RowPictures(row, subjects, perception, tmp_path / "slow", unit_size=2)
+    found, absent = pictures.made(subjects.image_ids)
+    assert found == [name for name in subjects.image_ids if name != "00000002.png"]
+    assert absent == {"never edited": 1}
+    assert [len(unit) for unit in row.units] == [2, 2, 1]
+    row.now = []
+    original = subjects.source.decode(subjects.record(found[0])).pixels
+    assert np.array_equal(pictures.read(found[0]), 255 - original)
+    kept = list((tmp_path / "slow").iterdir())
+    assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
+    assert (tmp_path / "slow").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_mask_row_is_grey_where_something_is_sensitive_and_nowhere_else(scenes, tmp_path):
+    subjects, perception = scenes
+    row = reference_row("mask", 0.02, subjects)
+    pictures = RowPictures(row, subjects, perception, tmp_path / "mask", unit_size=8)
+    name = subjects.image_ids[0]
+    original = subjects.source.decode(subjects.record(name)).pixels
+    inside = slot_mask(subjects.source.scene(name), 64)
+    for _ in range(2):  # computed, then read from where it was kept
+        masked = pictures.read(name)
+        assert (masked[inside] == 127).all()
+        assert np.array_equal(masked[~inside], original[~inside])
+
+
+def test_flags_have_no_utility(tmp_path):
+    config = load("evaluate", ["suite=flags", "dataset=synthetic", PROBE])
+    with pytest.raises(UsageError, match=r"suite\.utility"):
+        evaluate.run(config)

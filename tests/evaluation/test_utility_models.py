@@ -237,6 +237,19 @@ def test_only_the_lora_of_queries_and_values_is_trained(folder, okvqa):
     assert changed <= trained
 
 
+def test_a_base_in_four_bits_is_trained_too(folder, okvqa):
+    task = settings_of(
+        "vqa", model=tiny_models.build("qwen3_vl", folder / "qwen4"), epochs=1, batch_size=4,
+        accumulation=1, quantization="nf4", **okvqa,
+    )  # fmt: skip
+    answerer = task._load()
+    assert any(type(module).__name__ == "Linear4bit" for module in answerer.model.modules())
+    before = {n: p.clone() for n, p in answerer.model.named_parameters() if "lora_" in n}
+    task._train(answerer, TRAIN[:4], 0)
+    after = dict(answerer.model.named_parameters())
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_without_questions_or_weights_the_reason_is_told_without_paths(folder, okvqa):
     assert "utility.vqa.questions" in Vqa().unavailable(bench())
     for task in (

@@ -30,6 +30,8 @@ def run(config: Evaluate) -> RunResult:
     """Write metrics.json, report.html and tables of the runs or folders that ``config`` names, or
     do with such a run what ``config.mode`` says."""
     if config.suite.name == "flags":
+        if config.suite.utility:
+            raise UsageError("suite.utility needs rows of images: suite=images or suite=truth")
         if config.mode != "run":
             raise UsageError(f"mode={config.mode}: suite=flags measures at once and keeps nothing")
         return evaluate_flags.run(config)

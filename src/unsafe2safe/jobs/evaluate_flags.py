@@ -19,6 +19,7 @@ from unsafe2safe.jobs.common import find_input, open_source, plain, result_of, r
 from unsafe2safe.tracking.opening import open_tracker
 
 _UNUSED = (
+    "utility",
     "runs",
     "originals",
     "edited",

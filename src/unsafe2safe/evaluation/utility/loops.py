@@ -19,12 +19,21 @@ Precision = Literal["fp32", "bf16"]
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's global generator at ``seed`` inside, as it was outside."""
+    """All of torch's global generators at ``seed`` inside, as they were outside."""
     import torch
 
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def seeded_on_cpu(seed: int) -> Iterator[None]:
+    """The same for the CPU's generator alone: what a GPU draws meanwhile goes on."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         yield
 
 

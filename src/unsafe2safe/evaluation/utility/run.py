@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from unsafe2safe.core.errors import UsageError, describe_fault
+from unsafe2safe.core.errors import StorageError, UsageError, describe_fault
 from unsafe2safe.core.files import write_json
 from unsafe2safe.core.randomness import generator
 from unsafe2safe.core.records import MetricResult
@@ -72,6 +72,8 @@ def run_task(
             ]
         except (TooLittleError, UsageError) as error:
             told = str(error)
+        except StorageError:  # a full disk is no fault of this row
+            raise
         except Exception as error:  # one row never ends a run; its message may quote a text
             log.warning("utility %s of %s failed: %s", name, row, describe_fault(error))
             told = f"training failed: {describe_fault(error)}"
@@ -81,7 +83,7 @@ def run_task(
             log.info("utility %s: %s done", name, row)
             continue
         log.warning("utility %s has no %s: %s", name, row, told)
-        rows.append(UtilityRow(row, plan.make(row).title, 0, {}, unavailable=told))
+        rows.append(UtilityRow(row, _title(plan, row), 0, {}, unavailable=told))
     counts = [result.n for row in rows for result in row.metrics.values()]
     table = UtilityTable(
         name=name,
@@ -94,6 +96,14 @@ def run_task(
         rows=tuple(rows),
     )
     return table, failed
+
+
+def _title(plan: Plan, row: str) -> str:
+    """What people read of a row; its name where making its set is what failed."""
+    try:
+        return plan.make(row).title
+    except Exception:
+        return row
 
 
 def _once(
@@ -113,9 +123,11 @@ def _once(
     made = plan.make(row)
     if made.unavailable:
         raise TooLittleError(made.unavailable)
+    if not made.examples:
+        raise TooLittleError("there is no image to train on: all are held back or left out")
     usable = [example for example in made.examples if task.usable(example, bench)]
     if not usable:
-        raise TooLittleError("none of its images can be used")
+        raise TooLittleError("no image of it has what this is about")
     if task.trains:
         used = {example.image_id for example in usable} if bench.same_source else set()
         if used & {example.image_id for example in test}:

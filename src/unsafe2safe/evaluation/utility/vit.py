@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from unsafe2safe.backends.transformers_loading import load
 from unsafe2safe.core.devices import checked_device
-from unsafe2safe.evaluation.utility.loops import Precision, autocast, seeded, train
+from unsafe2safe.editors.library_logs import quiet
+from unsafe2safe.evaluation.utility.loops import Precision, autocast, seeded, seeded_on_cpu, train
 from unsafe2safe.vision.arrays import RgbImage, resized
 
 if TYPE_CHECKING:
@@ -63,14 +64,17 @@ def load_vit(settings: ViTSettings, classes: int) -> Any:
     """
     from transformers import ViTForImageClassification
 
-    return load(
-        ViTForImageClassification.from_pretrained,
-        settings.model,
-        revision=settings.revision,
-        trust_remote_code=False,
-        num_labels=classes,
-        ignore_mismatched_sizes=True,  # the head's
-    ).to(checked_device(settings.device, "utility.classification.device"))
+    # That the head is new, which they warn of, is what is asked for.
+    with quiet("transformers.modeling_utils"), quiet("transformers.configuration_utils"):
+        model = load(
+            ViTForImageClassification.from_pretrained,
+            settings.model,
+            revision=settings.revision,
+            trust_remote_code=False,
+            num_labels=classes,
+            ignore_mismatched_sizes=True,
+        )
+    return model.to(checked_device(settings.device, "utility.classification.device"))
 
 
 def train_and_classify(
@@ -162,7 +166,7 @@ class Augmentation:
 
     def __call__(self, image: RgbImage, key: int) -> torch.Tensor:
         """(3, side, side) float; the same for the same image and ``key``."""
-        with seeded(key % 2**63):
+        with seeded_on_cpu(key % 2**63):
             pixels = self._flip(self._crop(_tensor(image)))
             changed = self._operations(pixels)
         return normalized(changed.permute(1, 2, 0).numpy())
