@@ -64,8 +64,8 @@ def work(config: Evaluate) -> Work:
         else:
             rows.append(reference_row(name, config.blur_sigma, subjects))
     inputs = {f"runs.{index}": folder for index, folder in enumerate(folders)}
-    ignored = ("runs", "mask_margin", "mask_categories", "vision", "editor.batch_size")
-    ignored += settings_unused(config)
+    own = ("runs", "mask_margin", "mask_categories", "vision", "editor.batch_size")
+    ignored = (*own, *settings_unused(config))
     choice = f"truth-{base.name}"
     spec = run_spec(config, "evaluate", choice, inputs, ignored, base.weights_content())
     return Work(spec, subjects, rows, str(config.dataset["name"]))

@@ -121,7 +121,7 @@ class Captioning(UtilityTask):
     def _load(self) -> _Captioner:
         from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-        source = {"revision": self.revision, "trust_remote_code": False}
+        source: dict[str, Any] = {"revision": self.revision, "trust_remote_code": False}
         model = load(Blip2ForConditionalGeneration.from_pretrained, self.model, **source)
         device = checked_device(self.device, "utility.captioning.device")
         processor = load(Blip2Processor.from_pretrained, self.model, **source)

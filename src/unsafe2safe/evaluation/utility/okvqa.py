@@ -7,11 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as parsed
 
 from unsafe2safe.core.errors import UsageError
+
+Parsed = TypeVar("Parsed")
 
 _NEEDED = 3  # people who say the same make an answer wholly right
 _DIGITS = "zero one two three four five six seven eight nine ten"
@@ -121,8 +124,8 @@ def read_questions(questions: Path, annotations: Path) -> dict[int, list[Questio
     Raises:
         UsageError: a file is missing, or has not OK-VQA's format.
     """
-    asked: _Questions = _parse(questions, "questions", _Questions)
-    answered: _Annotations = _parse(annotations, "annotations", _Annotations)
+    asked = _parse(questions, "questions", _Questions)
+    answered = _parse(annotations, "annotations", _Annotations)
     answers = {
         a.question_id: tuple(each.answer for each in a.answers) for a in answered.annotations
     }
@@ -139,7 +142,7 @@ def number_of(image_id: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _parse(path: Path, key: str, kind: type) -> object:  # type: ignore[type-arg]
+def _parse(path: Path, key: str, kind: type[Parsed]) -> Parsed:
     try:
         return TypeAdapter(kind).validate_json(path.expanduser().read_bytes())
     except OSError as error:
