@@ -17,7 +17,7 @@ from unsafe2safe.evaluation.results import Evaluation
 from unsafe2safe.evaluation.rows import MissingEditError, Row, reference_row
 from unsafe2safe.evaluation.subjects import Subjects
 from unsafe2safe.evaluation.utility.classification import Classification
-from unsafe2safe.evaluation.utility.examples import divide
+from unsafe2safe.evaluation.utility.examples import Example, divide
 from unsafe2safe.evaluation.utility.training_sets import RowPictures
 from unsafe2safe.jobs import evaluate
 from unsafe2safe.vision.perception import Perception
@@ -210,31 +210,33 @@ def folders(tmp_path_factory):
     return [f"originals={root / 'originals'}", f"edited={root / 'edited'}", "utility.seeds=[0]"]
 
 
-def utility_of(world, *overrides):
-    result = evaluate.run(world.config(PROBE, *overrides))
-    (made,) = Evaluation.read(result.output_dir / "metrics.json").utility
-    return made
-
-
 def test_folders_of_any_tool_are_measured_by_the_names_of_their_folders(world, folders):
-    made = utility_of(
-        world,
+    overrides = [
         *folders,
+        "suite.utility=[classification,detection]",
         "seed=1",  # tests other pictures than the one that is lacking
         "utility.classification.labels=folder",
         "utility.controls=[original,original_kept,drop_unsafe]",
-    )
-    rows = {row.name: row for row in made.rows}
+    ]
+    result = evaluate.run(world.config(*overrides))
+    classified, detected = Evaluation.read(result.output_dir / "metrics.json").utility
+    rows = {row.name: row for row in classified.rows}
     assert "manifest" in rows["drop_unsafe"].unavailable
     assert rows["original"].train_images == 4
     assert rows["edited"].train_images == rows["original_kept"].train_images == 3
     assert rows["edited"].metrics == rows["original_kept"].metrics
+    # what cannot be measured has all its rows, and each says why
+    assert [row.name for row in detected.rows] == list(rows)
+    assert all("no boxes" in row.unavailable for row in detected.rows)
 
 
-def test_without_labels_the_table_says_so(world, folders):
-    made = utility_of(world, *folders, "utility.controls=[original]")
-    assert [row.name for row in made.rows] == ["original", "edited"]
-    assert all("labels" in row.unavailable for row in made.rows)
+def test_pictures_without_a_label_teach_no_classifier():
+    bare, folder = (
+        Example(ImageRecord(name, None), "run", lambda: None) for name in ("a.png", "cats/a.png")
+    )
+    assert not Classification().usable(folder, None)
+    assert Classification(labels="folder").usable(folder, None)
+    assert not Classification(labels="folder").usable(bare, None)
 
 
 def test_settings_of_utility_do_not_part_runs_that_measure_none(world):

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from typing_extensions import override
 
-from unsafe2safe.backends.transformers_loading import load
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.devices import checked_device
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.pretrained import load
 from unsafe2safe.evaluation.utility.base import Bench, Item, UtilityTask, shown, without_paths
 from unsafe2safe.evaluation.utility.caption_scores import (
     caption_figures,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unsafe2safe.backends.transformers_loading import load
 from unsafe2safe.core.devices import checked_device
+from unsafe2safe.core.pretrained import load
 from unsafe2safe.editors.library_logs import quiet
 from unsafe2safe.evaluation.utility.loops import Precision, autocast, seeded, seeded_on_cpu, train
 from unsafe2safe.vision.arrays import RgbImage, resized
