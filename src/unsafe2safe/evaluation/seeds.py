@@ -6,6 +6,7 @@ A single run says nothing of what another seed would have given; the interval of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -106,13 +107,15 @@ def _mean(
     if not values:
         return of[0]
     details = {"seeds": float(len(values)), "sd_of_seeds": float(np.std(values))}
-    counts = {
-        "n": sum(one.n for one in of),
-        "n_missing": sum(one.n_missing for one in of),
-        "n_not_applicable": sum(one.n_not_applicable for one in of),
-    }
+    result = MetricResult(
+        float(np.mean(values)),
+        n=sum(one.n for one in of),
+        n_missing=sum(one.n_missing for one in of),
+        n_not_applicable=sum(one.n_not_applicable for one in of),
+        details=details,
+    )
     if isinstance(metric, SetMetric):
-        return MetricResult(float(np.mean(values)), **counts, details=details)
+        return result
     clusters = [[item[row].scores[name].values for item in items] for row in rows]
     pooled = [sum(image, ()) for image in zip(*clusters, strict=True)]
     interval = exact_interval(pooled) if metric.binary else None
@@ -122,4 +125,4 @@ def _mean(
         rng = generator(seed, "", 0, f"bootstrap {name}")
         interval = seeds_interval(clusters, samples, rng)
     mean = float(np.mean([value for image in pooled for value in image]))
-    return MetricResult(mean, **counts, interval=interval, details=details)
+    return replace(result, value=mean, interval=interval)

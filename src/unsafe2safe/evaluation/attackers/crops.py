@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -54,11 +55,11 @@ def crop_arrays(sample: PairSample, side: int, *, embedded: bool) -> Arrays:
     """
     arrays: dict[str, NDArray[Any]] = {}
     for name, features in (("original", sample.original), ("edited", sample.after)):
-        crops = _once(features, (sample.name, side), lambda of=features: _cut(of, sample, side))
+        crops = _once(features, (sample.name, side), partial(_cut, features, sample, side))
         arrays[f"{name}.crops_{side}"] = crops
         if embedded:
             arrays[f"{name}.crops_{side}.{EMBEDDING}"] = _once(
-                features, (sample.name, side, EMBEDDING), lambda of=features, x=crops: embed(of, x)
+                features, (sample.name, side, EMBEDDING), partial(embed, features, crops)
             )
     return arrays
 
@@ -144,6 +145,6 @@ def face_template(side: int) -> NDArray[np.bool_]:
 
 
 def _grid(side: int, reach: float) -> tuple[FloatArray, FloatArray]:
-    line = ((np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1) * reach
+    line = ((np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1) * np.float32(reach)
     u, v = np.meshgrid(line, line)
-    return u, v
+    return u.astype(np.float32), v.astype(np.float32)

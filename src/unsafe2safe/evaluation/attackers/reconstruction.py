@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,6 +38,10 @@ class Restorer(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         folded = 3 * _FOLDED**2
+        last = nn.Conv2d(width, folded, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(
             nn.PixelUnshuffle(_FOLDED),
             nn.Conv2d(folded, width, 3, padding=1),
@@ -47,11 +50,9 @@ class Restorer(nn.Module):
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1),
             nn.SiLU(),
-            nn.Conv2d(width, folded, 3, padding=1),
+            last,
             nn.PixelShuffle(_FOLDED),
         )
-        nn.init.zeros_(self.layers[-2].weight)
-        nn.init.zeros_(self.layers[-2].bias)
 
     def forward(self, edited: Tensor) -> Tensor:
         restored: Tensor = edited + self.layers(edited)
@@ -105,10 +106,10 @@ class Reconstruction(Recognition):
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
             for _ in range(self.epochs):
                 order = torch.randperm(len(inputs), generator=draws)
-                for some in order.split(self.batch_size):
+                for some in torch.split(order, self.batch_size):
                     loss = functional.l1_loss(network(inputs[some]), targets[some])
                     optimizer.zero_grad()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     schedule.step()
         return network.eval()
@@ -132,7 +133,5 @@ def restore(network: Restorer, crops: Crops) -> Crops:
 
 
 def _psnr(crops: Crops, originals: Crops) -> float:
-    changed: list[NDArray[np.float64] | float] = [
-        psnr(one, other) for one, other in zip(crops, originals, strict=True)
-    ]
-    return float(np.mean(changed))
+    found = [psnr(one, other) for one, other in zip(crops, originals, strict=True)]
+    return float(np.mean(found))
