@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unsafe2safe.metrics.tradeoff import Tradeoff, balance, draw_tradeoff, pareto_front
+from unsafe2safe.metrics.tradeoff import (
+    Tradeoff,
+    balance,
+    draw_tradeoff,
+    hypervolume,
+    pareto_front,
+)
 
 SHARES = st.integers(0, 4).map(lambda quarter: quarter / 4)  # coarse, so that many are equal
 POINTS = st.lists(st.builds(Tradeoff, SHARES, SHARES, st.integers(1, 9)), max_size=12)
@@ -52,3 +59,11 @@ def test_the_drawing_shows_points_where_they_are() -> None:
         x, y = 70 + point.fidelity * 550, 20 + (1 - point.privacy) * 400
         assert changed[round(y), round(x)]
     assert not changed[:40, -40:].any()  # nothing is both private and faithful here
+
+
+@given(POINTS)
+def test_the_hypervolume_is_that_of_optuna(points: list[Tradeoff]) -> None:
+    from optuna._hypervolume import compute_hypervolume  # minimizes
+
+    losses = np.array([[-p.privacy, -p.fidelity] for p in points]).reshape(-1, 2)
+    assert hypervolume(points) == pytest.approx(compute_hypervolume(losses, np.zeros(2)))

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from unsafe2safe.metrics import tradeoff
+
 DEFAULTS = "defaults"
 
 
@@ -52,11 +54,7 @@ def front(points: Iterable[Point]) -> list[Point]:
 
 def hypervolume(points: Iterable[Point]) -> float:
     """Share of the unit square that is dominated by one of ``points``."""
-    area, reached = 0.0, 0.0
-    for point in front(points):
-        area += point.privacy * max(point.fidelity - reached, 0.0)
-        reached = max(reached, point.fidelity)
-    return area
+    return tradeoff.hypervolume(tradeoff.Tradeoff(p.privacy, p.fidelity, 0) for p in points)
 
 
 def stands_for(points: Sequence[Point], earlier: Sequence[Point]) -> int:

@@ -37,6 +37,15 @@ def pareto_front(points: Iterable[Tradeoff]) -> list[Tradeoff]:
     return front
 
 
+def hypervolume(points: Iterable[Tradeoff]) -> float:
+    """Share of the unit square that one of ``points`` dominates: 1 where one is perfect in both."""
+    area, reached = 0.0, 0.0
+    for point in pareto_front(points):  # from the most private on
+        area += max(point.privacy, 0.0) * max(point.fidelity - reached, 0.0)
+        reached = max(reached, point.fidelity)
+    return area
+
+
 def balance(privacy: float, fidelity: float) -> float:
     """Harmonic mean of two figures in [0, 1]: 0 where one of them is."""
     total = privacy + fidelity
