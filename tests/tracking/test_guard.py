@@ -30,6 +30,12 @@ class Recorder(Sink):
     def table(self, key, columns, rows):
         self.seen.append(("table", key))
 
+    def summary(self, values):
+        self.seen.append(("summary", dict(values)))
+
+    def figure(self, key, figure, drawing):
+        self.seen.append(("figure", key))
+
     def finish(self):
         self.seen.append(("finish", None))
 
@@ -42,6 +48,35 @@ def test_edited_images_pass_only_when_publishable(state: OutcomeState, log_priva
     assert tracker.log_image("edited", IMAGE, state) is state.publishable
     assert sink.seen == ([("image", "edited")] if state.publishable else [])
     assert sum(tracker.refused.values()) == (not state.publishable)
+
+
+SCATTER = {"type": "scatter", "x": [0.1], "y": [0.2]}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"data": [SCATTER], "layout": {"images": [{"source": "face.png"}]}},
+        {"data": [SCATTER, {"type": "image", "z": [[[0, 0, 0]]]}], "layout": {}},
+        {"data": [SCATTER | {"text": ["<img src='data:image/png;base64,AAAA'>"]}], "layout": {}},
+    ],
+)
+def test_a_figure_passes_unless_it_holds_a_picture(held: dict[str, object]) -> None:
+    sink = Recorder()
+    tracker = Tracker([sink], log_private=True)
+    assert tracker.log_figure("front", {"data": [SCATTER], "layout": {}}, IMAGE)
+    assert not tracker.log_figure("face", held, IMAGE)
+    assert sink.seen == [("figure", "front")]
+    assert tracker.refused == {"figure_with_picture": 1}
+
+
+def test_a_summary_holds_numbers_only() -> None:
+    sink = Recorder()
+    tracker = Tracker([sink])
+    tracker.log_summary({"hypervolume": 0.5})
+    with pytest.raises(TypeError, match="caption is a str"):
+        tracker.log_summary({"caption": "John Doe"})  # type: ignore[dict-item]
+    assert sink.seen == [("summary", {"hypervolume": 0.5})]
 
 
 @pytest.mark.parametrize("log_private", [False, True])

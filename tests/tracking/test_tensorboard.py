@@ -37,6 +37,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tracker.log_image("bad", picture(78), OutcomeState.NEEDS_REVIEW)
             tracker.log_image("original", picture(77), None)
             tracker.log_drawing("plot", picture(90))
+            tracker.log_figure("front", {"data": [], "layout": {}}, picture(91))
+            tracker.log_summary({"hypervolume": 0.75})
             cells = [
                 ["a | b", Picture(picture(80), OutcomeState.SAFE)],
                 [None, Picture(picture(76), OutcomeState.FAILED)],
@@ -64,7 +66,8 @@ def test_tensorboard_reads_a_resumed_run_as_an_undisturbed_one(run_folder: Path)
 
 def test_pictures_texts_and_config_are_there_and_what_may_not_is_not(run_folder: Path) -> None:
     events = read(run_folder)
-    assert set(events.Tags()["images"]) == {"good", "plot", "edits/edited/00"}
+    assert set(events.Tags()["images"]) == {"good", "plot", "front", "edits/edited/00"}
+    assert [event.value for event in events.Scalars("hypervolume")] == [0.75]
     (shown,) = events.Images("good")
     assert (shown.width, shown.height, shown.step) == (8, 6, 6)
     texts = {

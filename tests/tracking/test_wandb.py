@@ -18,6 +18,7 @@ from unsafe2safe.tracking.pictures import inline_png
 
 SECRET = "Xaviera Quillfeather"
 USER = "zebulonquirk"
+FIGURE = {"data": [{"type": "scatter", "x": [0.5], "y": [0.25]}], "layout": {"height": 300}}
 GOOD, BAD = (np.full((5, 7, 3), grey, np.uint8) for grey in (80, 81))
 
 
@@ -60,6 +61,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tracker.log_text("private_caption", SECRET, private=True)
             tracker.log_table("captions", ["caption"], [[SECRET]], private=True)
             tracker.log_best({"validation/best_step": stop})
+            tracker.log_summary({"hypervolume": 0.75})
+            tracker.log_figure("front", FIGURE, GOOD)
+            tracker.log_figure("sneaked", FIGURE | {"layout": {"images": [{"source": "x"}]}}, BAD)
             tracker.log_table("points", ["step", "privacy"], [[1, 0.25], [2, 0.5]])
             edits = [
                 ["a person outdoors", Picture(GOOD, OutcomeState.ANONYMIZED)],
@@ -163,6 +167,16 @@ def test_best_is_in_the_summary(run_folder: Path) -> None:
             if record.WhichOneof("record_type") == "summary":  # type: ignore[attr-defined]
                 found |= values_of(record.summary.update)  # type: ignore[attr-defined]
     assert found["validation/best_step"] == 5
+    assert found["hypervolume"] == 0.75
+
+
+def test_a_figure_is_an_interactive_chart(run_folder: Path) -> None:
+    last = history(run_folder)[-1]
+    assert last["front/_type"] == "plotly-file"
+    assert not any(key.startswith("sneaked") for row in history(run_folder) for key in row)
+    charts = {p.read_text() for p in run_folder.glob("wandb/*/files/media/plotly/front*.json")}
+    (chart,) = charts
+    assert json.loads(chart)["data"] == FIGURE["data"]
 
 
 def test_wandbs_debug_logs_are_deleted(run_folder: Path) -> None:

@@ -6,13 +6,14 @@ Only a programming error (a metric that is no number, a picture that is no pictu
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ class Picture:
 
 
 Cell = Plain | Picture
+_PIXEL_TRACES = {"image", "heatmap"}
 
 
 class Sink(ABC):
@@ -59,6 +61,14 @@ class Sink(ABC):
 
     def best(self, values: Mapping[str, float]) -> None:  # noqa: B027 - not all have such a place
         """Keep what was best so far in place of an earlier best."""
+
+    def summary(self, values: Mapping[str, float]) -> None:  # noqa: B027 - few have one
+        """Keep what a run comes to, beside its steps."""
+
+    def figure(  # noqa: B027 - few can
+        self, key: str, figure: Mapping[str, Any], drawing: Pixels
+    ) -> None:
+        """Keep a Plotly figure (``data`` and ``layout``), or else its ``drawing``."""
 
     def files(self, name: str, kind: str, paths: Sequence[Path]) -> None:  # noqa: B027 - few can
         """Keep files together, as an artifact."""
@@ -99,6 +109,30 @@ class Tracker:
         plain = _numbers(values)
         for sink in self._sinks:
             sink.best(plain)
+
+    def log_summary(self, values: Mapping[str, float]) -> None:
+        """Log what a run comes to.
+
+        Raises:
+            TypeError: a value is no number.
+        """
+        plain = _numbers(values)
+        for sink in self._sinks:
+            sink.summary(plain)
+
+    def log_figure(self, key: str, figure: Mapping[str, Any], drawing: Pixels) -> bool:
+        """Log a Plotly figure (``data`` and ``layout``), drawn from figures and never from a
+        picture; ``drawing`` (H, W, 3) uint8 is the same for trackers that keep pictures only.
+
+        Returns:
+            Whether it passed: one that holds a picture does not.
+        """
+        if _holds_picture(figure):
+            self.refused["figure_with_picture"] += 1
+            return False
+        for sink in self._sinks:
+            sink.figure(key, figure, drawing)
+        return True
 
     def log_image(self, key: str, image: Pixels, outcome_state: OutcomeState | None) -> bool:
         """Log an edited image with the state of its outcome, or an original with None.
@@ -186,6 +220,15 @@ class Tracker:
         trace: TracebackType | None,
     ) -> None:
         self.finish()
+
+
+def _holds_picture(figure: Mapping[str, Any]) -> bool:
+    """Whether a Plotly figure carries pixels: as a trace, behind the axes, or as an address."""
+    layout = figure.get("layout", {})
+    traces = figure.get("data", ())
+    if layout.get("images") or any(trace.get("type") in _PIXEL_TRACES for trace in traces):
+        return True
+    return "data:image" in json.dumps(figure, default=str)
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float]:

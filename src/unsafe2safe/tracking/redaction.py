@@ -9,7 +9,10 @@ from typing import Any
 REDACTED = "<redacted>"
 
 # Keys that always name places, whatever their value looks like.
-_PLACES = ("paths", "output_dir", "pairs", "triplets", "adapter", "runs", "originals", "edited")
+_PLACES = (
+    *("paths", "output_dir", "pairs", "triplets", "adapter"),
+    *("runs", "originals", "edited", "evaluations"),
+)
 _PLACE_ENDINGS = ("pairs", "root", "weights", "adapter", "folder", "path", "dir")
 # A path from a root, a home, a drive or a share, anywhere in a text; or one that climbs.
 _ABSOLUTE = re.compile(

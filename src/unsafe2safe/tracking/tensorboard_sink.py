@@ -63,6 +63,14 @@ class TensorboardSink(Sink):
         """Scalars of the last step."""
         self.metrics(self._step, values)
 
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Scalars of the last step."""
+        self.metrics(self._step, values)
+
+    def figure(self, key: str, figure: Mapping[str, Any], drawing: Pixels) -> None:  # noqa: ARG002
+        """The drawing: charts are not for TensorBoard."""
+        self.image(key, drawing)
+
     def image(self, key: str, image: Pixels) -> None:
         """A picture of the last step."""
         from tensorboard.compat.proto.summary_pb2 import Summary

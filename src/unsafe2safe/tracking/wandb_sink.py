@@ -85,6 +85,17 @@ class WandbSink(Sink):
         """Keep in the run's summary."""
         self._run.summary.update(dict(values))
 
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Keep in the run's summary."""
+        self._run.summary.update(dict(values))
+
+    def figure(self, key: str, figure: Mapping[str, Any], drawing: Pixels) -> None:  # noqa: ARG002
+        """Log an interactive chart."""
+        import plotly.graph_objects as go
+
+        content = {name: figure[name] for name in ("data", "layout")}
+        self._log({key: self._wandb.Plotly(go.Figure(content))})
+
     def image(self, key: str, image: Pixels) -> None:
         """Log a picture."""
         self._log({key: self._wandb.Image(image)})
