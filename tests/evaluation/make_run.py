@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.files import write_bytes
+from unsafe2safe.core.files import make_private, write_bytes
 from unsafe2safe.core.ledger import RunFolder, RunSpec
 from unsafe2safe.core.records import (
     Box,
@@ -20,6 +20,7 @@ from unsafe2safe.core.records import (
     Outcome,
     OutcomeState,
     PrivacyFlag,
+    PrivateRecord,
     Provenance,
     Region,
     Triplet,
@@ -38,6 +39,7 @@ class Fate:
     reason: str = ""
     published_as: str | None = None
     boxes: Sequence[tuple[Box, Category]] = ()
+    private_caption: str = "Marta Lindqvist in front of the Ostertor clinic."
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -106,5 +108,11 @@ def _triplets(path: Path, config, fates: Mapping[str, Fate]) -> Path:
         ]
         write_records(path / "triplets" / "part-000000.parquet", Triplet, triplets)
         write_records(path / "regions" / "part-000000.parquet", Region, regions)
+        private = [
+            PrivateRecord(image_id, fate.private_caption, ())
+            for image_id, fate in sorted(fates.items())
+        ]
+        make_private(folder.private / "private")
+        write_records(folder.private / "private" / "part-000000.parquet", PrivateRecord, private)
         folder.finish({"images": len(triplets)})
     return path

@@ -19,7 +19,8 @@ from PIL import Image
 
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import ExitStatus, MetricResult
-from unsafe2safe.evaluation.report import _data_uri, sections
+from unsafe2safe.evaluation.report.pictures import data_uri
+from unsafe2safe.evaluation.report.tables import sections
 from unsafe2safe.evaluation.results import Definition, Evaluation, RowResult
 from unsafe2safe.jobs import evaluate
 from unsafe2safe.metrics import structure
@@ -216,7 +217,9 @@ def test_two_runs_are_told_apart_and_the_better_is_marked(new_world):
         "mean-of-seeds-1",
     ]
     assert found.rows[0].title != found.rows[1].title
-    assert (result.output_dir / "report.html").read_text().count(">best</span>") == 1
+    assert (result.output_dir / "report.html").read_text().count(
+        ">best</span>"
+    ) == 2  # on top and in its group
 
 
 def test_figures_reach_the_tracker(new_world):
@@ -263,6 +266,7 @@ def test_nothing_is_fetched_from_anywhere(page):
 
 def test_no_private_string_name_or_path_is_in_any_output(world, evaluated, page):
     private = ["Anna", "Weber", "555-0142", "Room 12", "18:30", "Erika", "Mustermann"]
+    private += ["Marta", "Lindqvist", "Ostertor"]  # of the private captions
     private += [str(world.root), str(world.root.name)]
     written = [path for path in evaluated.output_dir.rglob("*") if path.is_file()]
     assert len(written) > 8
@@ -285,9 +289,30 @@ def test_no_original_is_inside_the_file(world, page):
     for name in (PORTRAIT, "held.jpg", "note.jpg"):
         raw = (world.originals / name).read_bytes()
         assert base64.b64encode(raw)[:200].decode() not in page
-        uri = _data_uri(photo(name))
+        uri = data_uri(photo(name))
         assert hashlib.sha256(base64.b64decode(uri.partition(",")[2])).hexdigest() not in hashes
         assert all(likeness(content, photo(name)) > 60 for content in embedded(page))
+
+
+def test_masks_are_outlined_where_the_run_has_regions(page):
+    figures = re.findall(r"<figure.*?</figure>", page, flags=re.S)
+    outlined = {re.search(r"<span>(\S+?)<small", f).group(1) for f in figures if "<path" in f}
+    assert outlined == {"0123abcd.png", "note.png"}
+    assert 'class="slider"' not in page
+
+
+@pytest.mark.parametrize(("order", "worst"), [("ssim_inside", max), ("st_lpips_inside", min)])
+def test_the_picture_with_the_worst_value_stands_first(
+    world, evaluated, no_measuring, order, worst
+):
+    overrides = [f"runs=[{world.run}]", "engine.unit_size=2", f"report.order_by={order}"]
+    evaluate.run(world.config(*overrides, "report.max_pictures=1"))
+    page = (evaluated.output_dir / "report.html").read_text()
+    items = csv.DictReader((evaluated.output_dir / "tables/run.csv").open())
+    values = {i["published_as"]: float(i[order]) for i in items if i[order]}
+    assert len(values) == 2
+    assert re.findall(r"<figcaption>.*?<span>(\S+?)<small", page) == [worst(values, key=values.get)]
+    evaluate.run(world.config(f"runs=[{world.run}]", "engine.unit_size=2"))
 
 
 def test_pictures_carry_no_metadata(page):
@@ -304,9 +329,10 @@ def test_originals_are_shown_when_asked_for_without_measuring_again(world, evalu
     assert again.output_dir == evaluated.output_dir
     page = (again.output_dir / "report.html").read_text()
     assert len(embedded(page)) == 6
-    assert _data_uri(photo(PORTRAIT)) in page
+    assert page.count('class="slider"') == 3
+    assert data_uri(photo(PORTRAIT)) in page
     assert "it is private" in page
-    assert _data_uri(photo("held.jpg")) not in page
+    assert data_uri(photo("held.jpg")) not in page
     evaluate.run(world.config(f"runs=[{world.run}]", "engine.unit_size=2"))
     assert len(embedded((again.output_dir / "report.html").read_text())) == 3
 
@@ -328,7 +354,7 @@ def test_everything_measured_is_told_with_its_definition_counts_and_reasons(page
     assert "2 missing" in page
     assert "onnxruntime" in page
     assert "Seed 0, 1000 bootstrap draws" in page
-    assert page.count("<svg") == 2
+    assert page.count('class="plot" id="plane-') == 10  # five of privacy by two of fidelity
 
 
 def made_row(name, kind, value):

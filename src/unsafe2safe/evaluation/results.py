@@ -41,6 +41,7 @@ class RowResult:
 
     ``held_back`` counts images without an edited one, by reason; ``resized`` those whose edited
     image had another size than the original; ``unreadable`` those that could not be decoded.
+    ``metrics_on_common`` is empty for rows of several evaluations, whose images nobody compared.
     """
 
     name: str
@@ -119,7 +120,7 @@ class ReferenceCheck:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything measured. ``common`` counts the images that every row has."""
+    """Everything measured. ``common`` counts the images that every row has; 0: not known."""
 
     dataset: str
     images: int
@@ -186,14 +187,17 @@ def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
 
 def figures_csv(evaluation: Evaluation) -> str:
     """A line for each row and metric."""
-    header = "row kind metric value low high n n_missing n_not_applicable value_on_common"
+    header = (
+        "row kind metric value low high n n_missing n_not_applicable value_on_common unavailable"
+    )
     lines: list[list[object]] = [list(header.split())]
     for row in evaluation.rows:
         for name, result in row.metrics.items():
             ends = result.interval or (None, None)
             counts = (result.n, result.n_missing, result.n_not_applicable)
-            common = row.metrics_on_common[name].value
-            lines.append([row.name, row.kind, name, result.value, *ends, *counts, common])
+            common = row.metrics_on_common.get(name)
+            told = (common.value if common else None, result.unavailable)
+            lines.append([row.name, row.kind, name, result.value, *ends, *counts, *told])
     return as_csv(lines)
 
 

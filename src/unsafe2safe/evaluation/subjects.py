@@ -114,12 +114,22 @@ class Subjects:
         detected."""
         if truth is not None:
             return slot_mask(truth.redrawn.source, features.size[0])
-        height, width = features.size
-        boxes = (
-            self._detected(features)
-            if regions is None
-            else [(r.category, r.box) for r in regions if r.category in self._categories]
-        )
+        boxes = self._detected(features) if regions is None else self._chosen(regions)
+        return self._inside(boxes, *features.size)
+
+    def known_mask(self, image_id: str, height: int, width: int) -> NDArray[np.bool_] | None:
+        """The same (H, W) without looking at the picture; None where nobody described it."""
+        if (edit := self.edit_of(image_id)) is not None:
+            return slot_mask(edit.redrawn.source, height)
+        regions = self.regions([image_id]).get(image_id)
+        return None if regions is None else self._inside(self._chosen(regions), height, width)
+
+    def _chosen(self, regions: Sequence[Region]) -> list[tuple[Category, Box]]:
+        return [(r.category, r.box) for r in regions if r.category in self._categories]
+
+    def _inside(
+        self, boxes: Sequence[tuple[Category, Box]], height: int, width: int
+    ) -> NDArray[np.bool_]:
         grown = [grow_region(category, box, self._margin, width, height) for category, box in boxes]
         inside: NDArray[np.bool_] = mask_of(grown, height, width) > 0.5
         return inside

@@ -7,21 +7,19 @@ from functools import partial
 
 from unsafe2safe.core.config.schema import Evaluate
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.core.files import write_text
 from unsafe2safe.core.ledger import RunFolder, RunSpec, purge, read_run
 from unsafe2safe.core.records import ExitStatus, RunResult
 from unsafe2safe.core.units import UnitCut
 from unsafe2safe.evaluation.feature_store import delete, store_file
-from unsafe2safe.evaluation.report import pictures, render
 from unsafe2safe.evaluation.results import Evaluation, headline
-from unsafe2safe.evaluation.rows import RunRow, reference_row
+from unsafe2safe.evaluation.rows import reference_row
 from unsafe2safe.evaluation.runner import Work
-from unsafe2safe.jobs import evaluate_flags
-from unsafe2safe.jobs.common import plain, result_of
+from unsafe2safe.jobs import evaluate_compare, evaluate_flags
+from unsafe2safe.jobs.common import result_of
 from unsafe2safe.jobs.evaluate_figures import Measures, conclude, measure
 from unsafe2safe.jobs.evaluate_inputs import folders_work, runs_work
+from unsafe2safe.jobs.evaluate_report import track, write_report
 from unsafe2safe.jobs.sharding import run_devices, shard_of, told_to_merge
-from unsafe2safe.tracking.opening import open_tracker
 
 _SCRIPT = "evaluate"
 
@@ -35,6 +33,10 @@ def run(config: Evaluate) -> RunResult:
         if config.mode != "run":
             raise UsageError(f"mode={config.mode}: suite=flags measures at once and keeps nothing")
         return evaluate_flags.run(config)
+    if config.suite.name == "compare":
+        if config.mode != "run":
+            raise UsageError(f"mode={config.mode}: suite=compare reads what others measured")
+        return evaluate_compare.run(config)
     measures = Measures.of(config)
     if not measures.metrics and config.mode != "purge":
         raise UsageError("no metrics are chosen (metrics is empty)")
@@ -87,8 +89,8 @@ def _told(folder: RunFolder, config: Evaluate, work: Work, measures: Measures) -
     if not folder.complete:
         conclude(folder, config, work, measures)
     evaluation = Evaluation.read(folder.path / "metrics.json")
-    _report(folder, config, work, evaluation)
-    _track(folder, config, evaluation)
+    write_report(folder, config, evaluation, work.rows, work.subjects)
+    track(folder, config, evaluation)
     return _result(folder, evaluation)
 
 
@@ -105,38 +107,6 @@ def _work(config: Evaluate) -> Work:
         reference_row(name, config.blur_sigma, work.subjects) for name in config.references
     ]
     return replace(work, rows=[*work.rows, *references])
-
-
-def _report(folder: RunFolder, config: Evaluate, work: Work, evaluation: Evaluation) -> None:
-    """Write report.html; again where the same figures are to be shown in another way."""
-    wanted = plain(config)["report"]
-    path = folder.path / "report.html"
-    if folder.state.get("report") == wanted and path.exists():
-        return
-    runs = [row for row in work.rows if isinstance(row, RunRow)]
-    settings = config.report
-    shown = pictures(runs, work.subjects, settings.max_pictures, settings.include_originals)
-    write_text(path, render(evaluation, shown, folder.state["versions"]))
-    folder.finish(folder.state["counts"], report=wanted)
-
-
-def _track(folder: RunFolder, config: Evaluate, evaluation: Evaluation) -> None:
-    """Hand the figures to the tracker, once for each kind of it."""
-    name = config.logger.name
-    if name in ("none", folder.state.get("logged")):
-        return
-    figures = {
-        f"{row.name}/{metric}": result.value
-        for row in evaluation.rows
-        for metric, result in row.metrics.items()
-        if result.value is not None
-    }
-    run_id = str(folder.state["fingerprint"])
-    with open_tracker(
-        config.logger, folder.path, plain(config), run_id, list(figures), keep_until=-1
-    ) as tracker:
-        tracker.log_metrics(0, figures)
-    folder.finish(folder.state["counts"], logged=name)
 
 
 def _result(folder: RunFolder, evaluation: Evaluation) -> RunResult:

@@ -180,14 +180,23 @@ class Anonymize(Common):
 class Report(Strict):
     include_originals: bool = Field(description="Show original pictures in the report.")
     max_pictures: NonNegativeInt = Field(description="Published pictures in the report, at most.")
+    headline: tuple[str, ...] = Field(
+        description="Metrics of the table on top and of `tables/table.tex`, those that were "
+        "measured; where none was: the first ones of each group."
+    )
+    order_by: str | None = Field(
+        description="Metric that chooses and orders the pictures, the worst first; null: the first "
+        "measure of privacy that has values of single images."
+    )
 
 
 class Suite(Strict):
-    name: Literal["images", "flags", "truth"] = Field(
+    name: Literal["images", "flags", "truth", "compare"] = Field(
         description=(
             "`images`: what runs or folders of edited images reveal and keep. `flags`: privacy "
             "flags against a data set that knows which images are private. `truth`: an editor and "
-            "adapters of it on scenes whose records are known."
+            "adapters of it on scenes whose records are known. `compare`: finished evaluations in "
+            "one table."
         )
     )
     utility: tuple[Literal["classification", "captioning", "vqa", "detection"], ...] = Field(
@@ -220,6 +229,9 @@ class Evaluate(Common):
     runs: tuple[Path, ...] | None = Field(
         description="Run folders of anonymize.py; null takes the newest complete one. "
         "`suite=truth`: of train.py; null: none."
+    )
+    evaluations: tuple[Path, ...] = Field(
+        description="`suite=compare`: run folders of evaluate.py, all of the same data and metrics."
     )
     originals: Path | None = Field(description="Folder of original images, with `edited`.")
     edited: Path | None = Field(description="Folder of edited images made by any tool.")
