@@ -97,13 +97,13 @@ def test_an_exchange_of_groups_is_as_diverse_as_before_and_hides_nothing():
     assert entropy_of(exchanged).value > 0.95
     result = information_of(before, exchanged)
     assert result.value == pytest.approx(1.0)
-    assert result.details["chance_bound"] < 0.1
+    assert result.details["chance_high"] < 0.1
 
 
 def test_labels_drawn_anew_are_at_chance():
     result = information_of(faces(300), faces(300, seed=1))
     assert result.n == 450
-    assert result.value <= result.details["chance_bound"]
+    assert result.value <= result.details["chance_high"]
     assert result.value == pytest.approx(result.details["chance"], abs=0.02)
 
 
@@ -168,7 +168,7 @@ def test_drawn_people_are_read_back(scenes):
     assert spread.value == pytest.approx(entropy(counts) / np.log(5), abs=0.03)
     redrawn = measured(INFORMATION, rows_of(scenes, [render(r.scene) for r in scenes]))
     grey = measured(INFORMATION, rows_of(scenes, [np.full((128, 128, 3), 127, np.uint8)] * 60))
-    assert max(redrawn.value, grey.value) < 0.35 < identity.details["chance_bound"] + 0.35
+    assert max(redrawn.value, grey.value) < 0.35 < identity.details["chance_high"] + 0.35
     assert INFORMATION.measure([pair(Seen([0]), Seen([0]))])[0].not_applicable == 1  # no scene
 
 

@@ -191,7 +191,7 @@ class GroupInformation(DemographicMetric):
             interval=interval,
             details={
                 "chance": float(permuted.mean()),
-                "chance_bound": float(np.quantile(permuted, 0.95)),
+                "chance_high": float(np.quantile(permuted, 0.95)),
                 "entropy_before": float(entropies(total.sum(axis=1))),
                 "entropy_after": float(entropies(total.sum(axis=0))),
             },

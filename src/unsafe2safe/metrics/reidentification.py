@@ -153,7 +153,7 @@ class Reidentification(SetMetric):
         told = {
             **details,
             "chance": float(np.mean(chance)),
-            "chance_bound": float(np.quantile(chance, 0.95)),
+            "chance_high": float(np.quantile(chance, 0.95)),
             "identities": float(gallery.count),
             "measurable": float(measurable),
         }
