@@ -17,7 +17,7 @@ from unsafe2safe.evaluation.results import Evaluation
 from unsafe2safe.evaluation.rows import MissingEditError, Row, reference_row
 from unsafe2safe.evaluation.subjects import Subjects
 from unsafe2safe.evaluation.utility.classification import Classification
-from unsafe2safe.evaluation.utility.examples import Example, divide
+from unsafe2safe.evaluation.utility.examples import TEST, Example, divide
 from unsafe2safe.evaluation.utility.training_sets import RowPictures
 from unsafe2safe.jobs import evaluate
 from unsafe2safe.vision.perception import Perception
@@ -38,8 +38,19 @@ def seen():
 
 
 @pytest.fixture(scope="module")
-def table(world, seen):
-    real = Classification.measure
+def drawn():
+    """Ids that each training's probe is fitted to."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def table(world, seen, drawn):
+    real, features = Classification.measure, Classification._features
+
+    def looked_at(self, examples, bench):
+        if examples[0].row != TEST:
+            drawn.append([e.image_id for e in examples])
+        return features(self, examples, bench)
 
     def watched(self, train, test, seed, bench):
         ids = [[e.image_id for e in part] for part in (train, test)]
@@ -48,6 +59,7 @@ def table(world, seen):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Classification, "measure", watched)
+        patch.setattr(Classification, "_features", looked_at)
         (made,) = world.evaluate(PROBE)
     return made
 
@@ -101,6 +113,15 @@ def test_control_rows_hold_the_images_they_say(table, seen, rows):
     pictures = {name: of_row(seen, table, name)[2] for name in rows}
     assert pictures["original"] == pictures["original_kept"] == pictures["drop_unsafe"]
     assert pictures["good"] == {"good"}
+
+
+def test_a_seed_draws_the_same_images_in_every_row(table, drawn):
+    def of(name):
+        first = [row.name for row in table.rows].index(name) * len(table.seeds)
+        return drawn[first : first + len(table.seeds)]
+
+    assert of("good") == of("original_kept") == of("grey")
+    assert len({tuple(ids) for ids in of("good")}) == len(table.seeds)
 
 
 def test_images_held_back_are_absent_and_counted(rows):

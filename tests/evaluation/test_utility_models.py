@@ -18,6 +18,7 @@ from unsafe2safe.evaluation.utility.captioning import Captioning
 from unsafe2safe.evaluation.utility.classification import Classification, quarters
 from unsafe2safe.evaluation.utility.detection import Detection
 from unsafe2safe.evaluation.utility.examples import TEST, Example
+from unsafe2safe.evaluation.utility.loops import seeded
 from unsafe2safe.evaluation.utility.vit import layer_groups, load_vit
 from unsafe2safe.evaluation.utility.vqa import Vqa
 from unsafe2safe.jobs.evaluate_utility import build_tasks
@@ -165,6 +166,21 @@ def test_blip2_learns_captions_and_hears_no_label(folder, monkeypatch):
     assert figures["bleu4"] > 0.3
     assert heard.texts
     assert not [text for text in heard.texts if LABEL in text]
+
+
+def test_a_blip2_with_an_encoder_decoder_learns_how_captions_begin(folder):
+    model = tiny.blip2(folder / "blip2t5", encoder_decoder=True)
+    task = Captioning(
+        model=str(model), trainable="all", epochs=30, batch_size=4, accumulation=1,
+        learning_rate=5e-2, beams=2, max_new_tokens=16,
+    )  # fmt: skip
+    with seeded(0):
+        captioner = task._load()
+        before = task._tell(captioner, TESTED[:1])
+        task._train(captioner, TRAIN[:8], [("a dog",)] * 8, 0, bench())
+        (told,) = task._tell(captioner, TESTED[:1])
+    assert not before[0].startswith("a ")
+    assert told.startswith("a ")
 
 
 def test_the_frozen_parts_of_blip2_stay_as_they_are(folder):

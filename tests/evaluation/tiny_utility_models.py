@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from backends.tiny_models import tokenizer
@@ -37,7 +38,25 @@ def masked_autoencoder(folder: Path) -> Path:
     return folder
 
 
-def blip2(folder: Path) -> Path:
+def _opt(vocabulary: int, tokens: Any) -> dict[str, Any]:
+    return {
+        "model_type": "opt", "vocab_size": vocabulary, "hidden_size": 32, "ffn_dim": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128,
+        "word_embed_proj_dim": 32, "pad_token_id": tokens.pad_token_id,
+        "bos_token_id": tokens.pad_token_id, "eos_token_id": tokens.eos_token_id,
+    }  # fmt: skip
+
+
+def _t5(vocabulary: int, tokens: Any) -> dict[str, Any]:
+    return {
+        "model_type": "t5", "vocab_size": vocabulary, "d_model": 32, "d_kv": 16, "d_ff": 48,
+        "num_layers": 2, "num_heads": 2, "pad_token_id": tokens.pad_token_id,
+        "eos_token_id": tokens.eos_token_id, "decoder_start_token_id": tokens.pad_token_id,
+    }  # fmt: skip
+
+
+def blip2(folder: Path, *, encoder_decoder: bool = False) -> Path:
+    """With an OPT, or with a T5 as the flan-t5 ones have."""
     from transformers import (
         Blip2Config,
         Blip2ForConditionalGeneration,
@@ -54,12 +73,7 @@ def blip2(folder: Path) -> Path:
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
             "num_attention_heads": 2, "encoder_hidden_size": 32, "vocab_size": len(tokens),
         },
-        text_config={
-            "model_type": "opt", "vocab_size": len(tokens), "hidden_size": 32, "ffn_dim": 48,
-            "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128,
-            "word_embed_proj_dim": 32, "pad_token_id": tokens.pad_token_id,
-            "bos_token_id": tokens.pad_token_id, "eos_token_id": tokens.eos_token_id,
-        },
+        text_config=(_t5 if encoder_decoder else _opt)(len(tokens), tokens),
         num_query_tokens=4,
         image_token_index=tokens.convert_tokens_to_ids("<image>"),
     )  # fmt: skip

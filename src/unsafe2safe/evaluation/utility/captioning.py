@@ -184,10 +184,9 @@ class _Captioner:
         self._tokens = processor.tokenizer
         count = model.config.num_query_tokens
         self._start = [model.config.image_token_id] * count
-        begin = model.config.text_config.bos_token_id
         self._decoder_only = model.config.use_decoder_only_language_model
-        if self._decoder_only and begin is not None:
-            self._start.append(begin)
+        if self._decoder_only:  # an encoder-decoder begins by itself
+            self._start.append(model.config.text_config.bos_token_id)
 
     def trainable(self, which: str) -> list[Any]:
         """The parameters to train, with the others frozen."""
