@@ -24,6 +24,7 @@ from unsafe2safe.core.records import (
 )
 from unsafe2safe.core.tables import read_parts, read_records, write_records
 from unsafe2safe.data.samples import photos_folder
+from unsafe2safe.editors.base import Editor
 from unsafe2safe.editors.redact import RedactEditor
 from unsafe2safe.jobs import anonymize
 
@@ -40,6 +41,19 @@ class FailsForOne(RedactEditor):
         if any("text" in request.edit_instruction for request in requests):
             raise RuntimeError("no")
         return super().edit(requests)
+
+
+@component
+class Blurs(Editor):
+    """Leaves a face as it was, six pixels wide: as an editor does that works at a small size."""
+
+    name: str = "blurs"
+
+    def edit(self, requests):
+        return [
+            np.asarray(Image.fromarray(r.image).reduce(15).resize(r.image.shape[1::-1], 3))
+            for r in requests
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +110,19 @@ def test_a_cheating_or_destroying_editor_publishes_nothing(folder, editor, regio
     assert {row.state for row in outcomes.values()} == {"needs_review"}
     assert published_files(result) == []
     assert list(read_parts(result.output_dir / "pairs", Pair)) == []
+
+
+def test_a_face_that_is_blurred_only_is_the_source_blurred_and_not_published(tmp_path):
+    """Its embedding is farther from the sharp face's than another person's may be."""
+    (tmp_path / "images").mkdir()
+    photo = Image.open(photos_folder() / "president_a.jpg")
+    photo.thumbnail((400, 400), Image.Resampling.LANCZOS)
+    photo.save(tmp_path / "images" / "portrait.jpg", quality=95)
+    api.generate_triplets(*common(tmp_path))
+    _, outcomes = anonymized(tmp_path, Blurs(), "verify.ladder=[]")
+    (attempt,) = outcomes["portrait.jpg"].attempts
+    assert attempt.reason == "identity_distance"
+    assert outcomes["portrait.jpg"].state == "needs_review"
 
 
 @pytest.mark.parametrize("editor", [Raises(), WrongSize(), NotFinite()], ids=lambda e: e.name)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -28,6 +29,22 @@ def test_one_person_is_near_themself_and_far_from_others(embeddings):
     assert within.max() < 0.5
     assert FaceIdentity.distance(one, others).min() > 0.53
     assert FaceIdentity.distance(others, others)[np.triu_indices(3, 1)].min() > 0.53
+
+
+@pytest.mark.parametrize("width", [15, 10, 8])  # pixels of the face
+def test_a_blurred_face_is_near_its_source_with_less_detail_and_sharp_others_are_not(
+    perception, portraits, embeddings, width
+):
+    identity = perception.identity
+    for name in ("president_a", "astronaut"):
+        image, faces = portraits[name]
+        reduced = identity.embed_reduced(image, faces)
+        scale = faces[0].box.width / width
+        small = cv2.resize(image, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
+        blurred = cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        assert identity.distance(reduced, identity.embed(blurred, faces)).min() < 0.5
+        others = [embeddings[other] for other in OTHERS if other != name]
+        assert identity.distance(reduced, np.stack(others)).min() > 0.55
 
 
 def test_colour_order_matters(perception, portraits, embeddings):

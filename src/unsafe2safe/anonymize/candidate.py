@@ -103,6 +103,14 @@ class Candidate:
         return embeddings
 
     @cached_property
+    def reduced_embeddings(self) -> NDArray[np.float32]:
+        """(M, 128) embeddings of ``source_faces`` with less and less detail."""
+        embeddings: NDArray[np.float32] = self.perception.identity.embed_reduced(
+            self.image.pixels, self.source_faces
+        )
+        return embeddings
+
+    @cached_property
     def source_texts(self) -> tuple[str, ...]:
         """Strings readable in the source; private, kept in memory only."""
         lines = self.counted_lines(self.perception.verify_text(self.image.pixels))

@@ -238,10 +238,12 @@ def _identity_distances(
     embedded = np.concatenate(
         [identity.embed(published, faces), identity.embed_boxes(published, unseen)]
     )
-    nearest = identity.distance(source, embedded).min(axis=0)
-    for distance, box in zip(nearest, (*boxes, *unseen), strict=True):
-        scale = 1.0 if box in boxes else _UNSEEN_FACE
-        yield float(distance) / scale, covered(box, mask) >= _INSIDE
+    if len(embedded):  # an edit that only blurs a face is near its source blurred
+        known = np.concatenate([source, candidate.reduced_embeddings])
+        nearest = identity.distance(known, embedded).min(axis=0)
+        for distance, box in zip(nearest, (*boxes, *unseen), strict=True):
+            scale = 1.0 if box in boxes else _UNSEEN_FACE
+            yield float(distance) / scale, covered(box, mask) >= _INSIDE
     places = [face.box for face in candidate.source_faces]
     own_places = identity.embed_boxes(published, places)
     for embedding, place, box in zip(source, own_places, places, strict=True):
