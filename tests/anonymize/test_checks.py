@@ -1,5 +1,8 @@
 """The single parts of verification and publishing."""
 
+import tracemalloc
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -9,8 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from unsafe2safe.anonymize.loop import _forbids_derivatives
 from unsafe2safe.anonymize.region_editing import composite
-from unsafe2safe.anonymize.verify import noise_level, second_look
-from unsafe2safe.core.records import Box
+from unsafe2safe.anonymize.verify import _unchanged, noise_level, second_look
+from unsafe2safe.core.records import Box, Category, Region
 from unsafe2safe.data.samples import SamplesSource
 from unsafe2safe.vision.faces import Face
 
@@ -41,6 +44,19 @@ def test_noise_of_a_part_is_that_of_its_pixels_in_the_whole(part):
     kernel = np.outer([1, -2, 1], [1, -2, 1]).astype(np.float32)
     response = np.abs(cv2.filter2D(luma, cv2.CV_32F, kernel))[where]
     assert noise_level(image, where) == float(np.median(response) / (0.6745 * 6.0))
+
+
+def test_memory_to_compare_a_region_does_not_grow_with_the_region(monkeypatch):
+    monkeypatch.setattr("unsafe2safe.metrics.structure._MOST_AT_ONCE", 2**14)
+    source = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    whole = Region("a.png", Box(0, 0, 512, 512), Category.PERSON, 1.0, "test")
+    candidate = SimpleNamespace(image=SimpleNamespace(pixels=source), regions=[whole])
+    tracemalloc.start()
+    judged = _unchanged(candidate, source.copy(), np.ones((512, 512), np.float32))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert judged.check.value == 1.0
+    assert peak < 30 * 512 * 512  # bytes; the map of the whole region alone takes 100 a pixel
 
 
 def test_a_detection_outside_the_mask_is_a_missed_region():

@@ -380,3 +380,28 @@ def test_synthetic_scenes_are_masked_by_default_for_an_editor_that_redraws(tmp_p
     rows = read_records(redrawn.output_dir / "manifest.parquet", Outcome)
     assert all(row.attempts for row in rows)
     assert not any("category" in row.reason for row in rows)
+
+
+@pytest.mark.parametrize("outlined", [True, False], ids=["silhouette", "box"])
+def test_a_person_is_edited_within_the_outline_and_the_rest_of_the_box_stays(tmp_path, outlined):
+    """A whole run, the strict detectors among it."""
+    name, box = "astronaut.png", Box(30, 10, 180, 246)
+    (tmp_path / "images").mkdir()
+    picture = small("astronaut.jpg", (256, 256))
+    picture.save(tmp_path / "images" / name)
+    described(tmp_path, [region(name, box, Category.PERSON)], [name])
+    person = "silhouette" if outlined else "box"
+    result, outcomes = run(
+        tmp_path,
+        f"masks.person={person}",
+        "mask_categories=[person,face,text]",
+        "editor.method=mosaic",
+        "verify.ladder=[]",
+    )
+    assert outcomes[name].state == "anonymized", outcomes[name]
+    published = np.asarray(Image.open(result.output_dir / "published" / name))
+    changed = (np.asarray(picture) != published).any(axis=2)
+    assert of_box(changed, Box(95, 35, 35, 45)).mean() > 0.95  # the face
+    assert only_in(changed, box, 80)
+    corner = of_box(changed, Box(200, 12, 8, 18))  # of the box: a flag hangs there
+    assert not corner.any() if outlined else corner.mean() > 0.9

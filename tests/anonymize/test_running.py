@@ -7,22 +7,26 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from blind import BLIND, see_nothing
 from conftest import REPOSITORY, run_script
+from PIL import Image
 from small_world import UNITS
 
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.pseudonyms import is_pseudonym, true_names
-from unsafe2safe.core.records import Outcome, Pair, Region
+from unsafe2safe.core.records import Box, Outcome, Pair, Region
 from unsafe2safe.core.tables import read_parts, read_records
 from unsafe2safe.editors.redact import RedactEditor
 from unsafe2safe.evaluation.rows import RunRow
 from unsafe2safe.jobs import anonymize
 from unsafe2safe.training.pairs import read_pairs
 from unsafe2safe.vision.perception import Perception
+from unsafe2safe.vision.text import TextLine
 
 pytestmark = pytest.mark.usefixtures("blind")
 
@@ -81,6 +85,31 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(world, batch):
 def test_a_finished_part_of_another_unit_size_is_named(world):
     with pytest.raises(UsageError, match="unit_size"):
         world.run("quiet", "engine.unit_size=5", "batch_size=2")
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize(
+    ("names", "left", "times"), [("keep", 0, 1), ("hash", 0, 0), ("hash", 1, 1)]
+)
+def test_the_text_of_a_source_is_read_once_where_something_is_compared_with_it(
+    world, monkeypatch, ahead, names, left, times
+):
+    """Its name, or text that is left in its edit."""
+    sources = {Image.open(path).tobytes(): path.name for path in (world.root / "images").iterdir()}
+    unsafe = {name for name in sources.values() if int(name[7:11]) % 5 != 2}
+    unsafe -= {name for name in unsafe if int(name[7:11]) % 7 == 3}  # nothing is known of these
+    read = Counter()
+
+    def reads(perception, image):
+        name = sources.get(image.tobytes())
+        read.update([name] if name in unsafe else [])
+        line = TextLine("Anna Weber", Box(16, 16, 32, 24), 0.9, np.zeros((4, 2), np.float32))
+        return [line] if left and name is None else []
+
+    monkeypatch.setattr(Perception, "verify_text", reads)
+    overrides = (f"publish.names={names}", f"engine.ahead={ahead}", "verify.max_attempts=2")
+    world.run(f"read_{names}{left}{ahead}", *UNITS, *overrides)
+    assert read == (Counter(dict.fromkeys(unsafe, times)) if times else Counter())
 
 
 @pytest.fixture(scope="module")

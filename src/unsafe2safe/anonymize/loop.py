@@ -260,6 +260,7 @@ class Loop:
         self, candidate: Candidate, state: OutcomeState, encoded: EncodedImage, reason: str
     ) -> Outcome:
         read = state != OutcomeState.SAFE and self.config.verify.truth != "only"
+        read = read and self.publisher.compares_names
         texts = candidate.source_texts if read else ()
         name = self.publisher.name(candidate.record, candidate.image, texts)
         self.publisher.write(name, encoded)

@@ -98,5 +98,6 @@ class Preparation:
             settings.faces == "editor" and not any(each.draws_faces for each in self._editors)
         )
         with suppress(Exception):  # the loop looks again, and tells why it cannot
-            _ = candidate.source_texts
+            if self._config.publish.names != "hash":  # else only where something is left to read
+                _ = candidate.source_texts
             _ = None if absent else candidate.source_embeddings

@@ -66,6 +66,11 @@ class Publisher:
         """What :func:`leftover_metadata` lets stand in a published file."""
         return allowed_metadata(self.settings)
 
+    @property
+    def compares_names(self) -> bool:
+        """Whether names are compared with what is written in the pictures; else none is kept."""
+        return self.settings.names != "hash"
+
     def encode(
         self, image_id: str, pixels: Pixels, source: DecodedImage, source_type: str | None
     ) -> EncodedImage:
@@ -117,7 +122,7 @@ class Publisher:
         name = published_suffix(self._format(source), record.image_id)
         layout = PurePosixPath(record.layout_folder)
         own = PurePosixPath(record.image_id).relative_to(layout)
-        if self.settings.names == "hash" or tells_something(str(own), private_texts):
+        if not self.compares_names or tells_something(str(own), private_texts):
             hashed = self._names.digest(record.image_id.encode())[:24]
             name = str(layout / (hashed + PurePosixPath(name).suffix.lower()))
         return name

@@ -19,7 +19,7 @@ from unsafe2safe.anonymize.mask_making import SECOND_LOOK
 from unsafe2safe.core.config.schema_verify import Verify
 from unsafe2safe.core.records import Box, Category, Check, Region
 from unsafe2safe.editors.base import Editor, Mask, Pixels
-from unsafe2safe.metrics.structure import mean_ssim, ssim_map, windows
+from unsafe2safe.metrics.structure import mean_ssim, windows
 from unsafe2safe.vision.detectors import Detection, Detector
 from unsafe2safe.vision.faces import Face
 from unsafe2safe.vision.matching import text_leaks
@@ -180,10 +180,11 @@ def _unchanged(candidate: Candidate, published: Pixels, mask: Mask) -> _Judged:
         if masked.sum() < _LEAST_MASKED * max(masked.size, 1) or not masked.any():
             continue
         luma = cv2.cvtColor(source[window], cv2.COLOR_RGB2GRAY)
-        if luma[mask[window] > 0.5].std() < _FLAT:
+        own = (mask[window] > 0.5).view(np.uint8)
+        if cv2.meanStdDev(luma, mask=own)[1][0, 0] < _FLAT:
             continue
         counted += 1
-        similarity = ssim_map(source[window], published[window])[masked].mean()
+        similarity = mean_ssim(source[window], published[window], masked)
         left += bool(similarity > _UNCHANGED_SSIM)
     if counted == 0 and not candidate.only_metadata and not mask.any():
         return _alike(_at_most("nothing_masked", 1.0, 0.0))
@@ -255,8 +256,11 @@ def _text_checks(
     candidate: Candidate, lines: Sequence[TextLine], mask: Mask, settings: Verify
 ) -> Iterator[_Judged]:
     under = [line for line in lines if covered(line.box, mask) >= _INSIDE]
+    # Where nothing can be read nothing can be read again: the source need not be read for that.
     leaked, leaked_inside = (
         sum(text_leaks(candidate.source_texts, [line.text for line in some], settings.leak_ratio))
+        if some
+        else 0
         for some in (lines, under)
     )
     yield _Judged(_at_most("texts_readable", float(leaked), 0.0), inside=leaked_inside == 0)
