@@ -3,8 +3,10 @@
 A full disk is the one fault that stops it, and the same command goes on from there.
 """
 
+import os
 import resource
 import shutil
+import subprocess
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 from small_world import UNITS
 
 from unsafe2safe.anonymize.audit import audit
+from unsafe2safe.core import files, ledger
 from unsafe2safe.core.errors import StorageError
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.editors.redact import RedactEditor
@@ -167,6 +170,69 @@ def test_a_full_disk_stops_the_run_and_the_same_command_ends_as_if_nothing_had_b
     assert not (run / "manifest.parquet").exists()
     world.run("full", *UNITS)
     assert world.written("full") == world.written("quiet")
+
+
+def test_a_device_without_space_stops_the_run_and_leaves_no_part_of_the_file(world, monkeypatch):
+    """The kernel's own ENOSPC, for one picture: its temporary file is a link to /dev/full."""
+    run = world.root / "device"
+    with pytest.raises(StoppedError):
+        world.run("device", *UNITS, editor=StopsAtOnce(name="redact"))
+    before = published(run)
+    named = next(n for n in sorted(published(world.root / "quiet")) if n not in before)
+    with monkeypatch.context() as patched:
+        patched.setattr(files.secrets, "token_hex", lambda count: "0" * 2 * count)
+        temporary = run / "published" / f".{named}.{os.getpid()}.00000000.tmp"
+
+        def linked(folder):  # in place of removing what a killed run left: it would go as well
+            if folder == run:
+                temporary.symlink_to("/dev/full")
+
+        patched.setattr(ledger, "remove_temporaries", linked)
+        with pytest.raises(StorageError, match=rf"{named}: no space left on device"):
+            world.run("device", *UNITS)
+    assert not temporary.is_symlink()
+    assert named not in published(run)
+    assert_no_original_but(world, run, SAFE)
+    world.run("device", *UNITS)
+    assert world.written("device") == world.written("quiet")
+
+
+@contextmanager
+def small_disk(path, kilobytes):
+    """A file system of its own at ``path``; expected to fail where nobody may mount one."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(path)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.xfail("this process may mount nothing; /dev/full above stands for it")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("free", [0, 8, 24])  # kilobytes
+def test_a_full_file_system_stops_the_run_wherever_it_is_and_the_same_command_goes_on(world, free):
+    name = f"disk{free}"
+    with small_disk(world.root / name, 4096) as run:
+        with pytest.raises(StoppedError):
+            world.run(name, *UNITS, editor=StopsAtOnce(name="redact"))
+        parts = sorted((run / "audit").glob("part-*"))
+        room = shutil.disk_usage(run).free - 1024 * free
+        (run / ".lock-ballast").write_bytes(bytes(room))  # no file of the run's
+        with pytest.raises(StorageError, match="no space left on device"):
+            world.run(name, *UNITS)
+        (run / ".lock-ballast").unlink()
+        assert set(parts) <= set((run / "audit").glob("part-*"))
+        assert not list(run.rglob("*.tmp"))
+        for shown in published(run):
+            Image.open(run / "published" / shown).load()  # whole, every one of them
+        assert_no_original_but(world, run, SAFE)
+        assert not (run / "manifest.parquet").exists()
+        world.run(name, *UNITS)
+        assert world.written(name) == world.written("quiet")
+        assert audit(run).passed
 
 
 def test_two_runs_of_the_same_world_are_equal_and_a_copy_is_audited(world, tmp_path):
