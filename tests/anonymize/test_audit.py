@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import piexif
 import pyarrow as pa
@@ -44,6 +45,32 @@ def test_a_folder_as_it_was_published_passes_on_another_machine(folder):
     assert report.passed, report.faults
     assert (report.images, report.published) == (8, 6)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_what_is_handed_on_names_no_folder_of_its_publisher_and_is_audited_without_run_json(
+    world, tmp_path
+):
+    """A whole run, pairs and failures included: only run.json says where things lay."""
+    run = world.root / "quiet"
+    assert str(world.root) in (run / "run.json").read_text()
+    received = shutil.copytree(
+        run, tmp_path / "received", ignore=shutil.ignore_patterns("run.json", ".lock*")
+    )
+    files = [path for path in received.rglob("*") if path.is_file()]
+    assert {path.relative_to(received).parts[0] for path in files} == {
+        "published", "manifest.parquet", "audit", "attribution.csv", "failures.jsonl", "pairs",
+    }  # fmt: skip
+    for path in files:
+        content = path.read_bytes()
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            content += repr((table.schema.metadata, table.to_pylist())).encode()
+        for told in (str(world.root), str(tmp_path), str(Path.home())):
+            assert told.encode() not in content, path
+    root = json.loads((run / "run.json").read_text())["audit_root"]
+    assert audit(received, root).passed
+    (received / "published" / "person_0002.png").unlink()
+    assert not audit(received, root).passed
 
 
 def flip_a_byte(folder):
