@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from typing import NamedTuple
 
 import datasets
 import dlib
 import numpy as np
 import pytest
+from conftest import run_script
 from PIL import Image
 
 from unsafe2safe.core.config.compose import load
@@ -16,6 +18,7 @@ from unsafe2safe.core.tables import read_parts, read_records
 from unsafe2safe.data.samples import SamplesSource, photos_folder
 from unsafe2safe.jobs.photo_sheet import _check_shipped, sheet
 from unsafe2safe.vision.faces import FaceDetector
+from unsafe2safe.vision.identity import FaceIdentity
 from unsafe2safe.vision.matching import text_leaks
 from unsafe2safe.vision.regions import covered, grow_region, iou, mask_of
 from unsafe2safe.vision.text import TextReader
@@ -31,17 +34,34 @@ def triplets(chain):
     return {row.image_id: row for row in read_parts(chain.triplets / "triplets", Triplet)}
 
 
-@pytest.fixture(scope="module")
-def outcomes(chain):
-    return {row.image_id: row for row in read_records(chain.redacted / "manifest.parquet", Outcome)}
+# A ladder that begins with an editor that draws: it knows drawn scenes only, so that most of what
+# it draws on photographs is not published, and redaction follows.
+LADDER = ("editor=tiny", "verify.ladder=[guidance,redact,margin,margin]")
+
+
+@pytest.fixture(
+    scope="module", params=["redact", pytest.param("ladder", marks=pytest.mark.slow)]
+)  # fmt: skip
+def run(request, chain):
+    """The run folder of each way to anonymize them."""
+    if request.param == "redact":
+        return chain.redacted
+    folder = chain.root / "ladder"
+    given = (f"triplets={chain.triplets}", f"output_dir={folder}")
+    done = run_script("anonymize", *given, *LADDER, cwd=chain.root)
+    assert done.status in (0, 3), done.said
+    return folder
 
 
 @pytest.fixture(scope="module")
-def published(chain, outcomes):
+def outcomes(run):
+    return {row.image_id: row for row in read_records(run / "manifest.parquet", Outcome)}
+
+
+@pytest.fixture(scope="module")
+def published(run, outcomes):
     return {
-        image_id: np.asarray(
-            Image.open(chain.redacted / "published" / row.published_as).convert("RGB")
-        )
+        image_id: np.asarray(Image.open(run / "published" / row.published_as).convert("RGB"))
         for image_id, row in outcomes.items()
         if row.published_as
     }
@@ -67,29 +87,78 @@ def test_every_labelled_face_is_under_a_mask(chain, labels):
             assert covered(Box(*box), mask) >= 0.9, (name, box)
 
 
-def test_at_least_eight_are_published_both_safe_ones_among_them(labels, outcomes):
+def test_at_least_nine_are_published_both_safe_ones_among_them(labels, outcomes):
     published = {name for name, row in outcomes.items() if row.state.publishable}
-    assert len(published) >= 8
+    assert len(published) >= 9
     assert {name for name, label in labels.items() if not label["unsafe"]} <= published
 
 
-def test_no_detector_finds_a_face_in_what_is_published(published):
+class Known(NamedTuple):
+    """Of the labelled faces of a photograph embeddings, sharp, and with less detail too; boxes."""
+
+    sharp: np.ndarray
+    known: np.ndarray
+    places: list[Box]
+
+
+@pytest.fixture(scope="module")
+def sources(labels):
+    """Of each photograph that has some."""
+    usual, identity, found = FaceDetector(), FaceIdentity(), {}
+    for name, label in labels.items():
+        places = [Box(*box) for box in label["face_boxes_xywh"]]
+        if places:
+            pixels = np.asarray(Image.open(photos_folder() / name).convert("RGB"))
+            faces = [
+                f for f in usual.detect([pixels])[0] if any(iou(f.box, p) > 0.3 for p in places)
+            ]
+            assert faces, name
+            sharp = identity.embed(pixels, faces)
+            known = np.concatenate([sharp, identity.embed_reduced(pixels, faces)])
+            found[name] = Known(sharp, known, places)
+    return found
+
+
+def test_no_face_is_found_where_none_was_drawn_and_no_drawn_one_is_near_its_source(
+    outcomes, published, sources
+):
+    """By the strict detector, and at the labelled places, whatever it finds there."""
     strict = FaceDetector.strict(load("anonymize").vision.face_threshold / 2)
+    identity, least = FaceIdentity(), load("anonymize").verify.identity_distance
     for name, pixels in published.items():
-        assert strict.detect([pixels]) == [[]], name
+        (found,) = strict.detect([pixels])
+        assert not found or outcomes[name].editor == "tiny", name
+        if name not in sources:
+            continue
+        source = sources[name]
+        if found:
+            assert identity.distance(source.known, identity.embed(pixels, found)).min() >= least, (
+                name
+            )
+        left = identity.distance(source.sharp, identity.embed_boxes(pixels, source.places))
+        # Of a place without a face the embedding is of something else, near by chance.
+        assert left.min() >= 0.75 * least, name
 
 
-def test_a_detector_that_the_pipeline_does_not_use_finds_no_face_either(labels, published):
+def test_a_detector_that_the_pipeline_does_not_use_finds_no_face_either(
+    labels, outcomes, published, sources
+):
     """dlib's HOG alone takes a round mission patch on the astronaut's suit for a face, before and
-    after; such an alarm counts only where it is new or touches a labelled face."""
+    after; such an alarm counts only where it is new or touches a labelled face. A face that was
+    drawn in place of another may be found, far from that one."""
     hog = dlib.get_frontal_face_detector()
+    identity, least = FaceIdentity(), load("anonymize").verify.identity_distance
     for name, pixels in published.items():
         source = np.asarray(Image.open(photos_folder() / name).convert("RGB"))
         faces = [Box(*box) for box in labels[name]["face_boxes_xywh"]]
         alarms = [box for box in boxes(hog(source, 1)) if not any(iou(box, f) for f in faces)]
         assert len(alarms) <= 1, name
         found = [b for b in boxes(hog(pixels, 1)) if not any(iou(b, a) > 0.7 for a in alarms)]
-        assert found == [], name
+        if found and outcomes[name].editor == "tiny" and name in sources:
+            drawn = identity.embed_boxes(pixels, found)
+            assert identity.distance(sources[name].known, drawn).min() >= least, name
+        else:
+            assert found == [], name
 
 
 def boxes(rectangles):
@@ -121,7 +190,7 @@ def test_the_public_triplets_open_with_datasets(chain, labels):
     assert all(len(text.split()) <= 45 for text in opened["edit_instruction"])
 
 
-def test_private_strings_stand_in_the_private_share_alone(chain, labels):
+def test_private_strings_stand_in_the_private_share_alone(chain, labels, run):
     strings = [text for label in labels.values() for text in label["text"]]
     private = [
         finding.text
@@ -130,7 +199,7 @@ def test_private_strings_stand_in_the_private_share_alone(chain, labels):
         for finding in record.findings
     ]
     assert all(text_leaks(strings, private, 80))
-    for folder in (chain.triplets, chain.redacted):
+    for folder in (chain.triplets, run):
         public = b"\0".join(
             path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
         )
@@ -144,8 +213,8 @@ def test_the_private_share_is_for_its_owner_only(chain):
         assert share.stat().st_mode & 0o077 == 0, share
 
 
-def test_held_back_images_are_told_with_reason(chain, outcomes):
-    lines = (chain.redacted / "failures.jsonl").read_text("utf-8").splitlines()
+def test_held_back_images_are_told_with_reason(run, outcomes):
+    lines = (run / "failures.jsonl").read_text("utf-8").splitlines()
     told = {json.loads(line)["image_id"]: json.loads(line)["reason"] for line in lines}
     held_back = {n for n, row in outcomes.items() if row.state == OutcomeState.NEEDS_REVIEW}
     assert held_back <= set(told)
