@@ -22,7 +22,7 @@ from unsafe2safe.core.records import ExitStatus, MetricResult
 from unsafe2safe.evaluation.report.pictures import data_uri
 from unsafe2safe.evaluation.report.tables import sections
 from unsafe2safe.evaluation.results import Definition, Evaluation, RowResult
-from unsafe2safe.jobs import evaluate
+from unsafe2safe.jobs import evaluate, evaluate_figures
 from unsafe2safe.metrics import structure
 from unsafe2safe.vision.arrays import bounded
 
@@ -83,8 +83,8 @@ def test_held_back_and_undecodable_images_are_missing_not_left_out(rows, evaluat
 
 def test_all_rows_are_compared_on_the_images_that_every_row_has(rows, evaluated):
     common = Evaluation.read(evaluated.output_dir / "metrics.json").common
-    assert common == 2  # the damaged one lacks, and so does the pair unrelated to it
-    assert {row.metrics_on_common["ssim"].n for row in rows.values()} == {2}
+    assert common == 3
+    assert {row.metrics_on_common["ssim"].n for row in rows.values()} == {3}
 
 
 def test_intervals_need_two_images_and_hold_the_value(rows):
@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on_after_its_last_unit_with_the_same_bytes(new_
         return new_world.config(*overrides, f"output_dir={new_world.root / name}", metrics=CHEAP)
 
     whole = evaluate.run(config("whole"))
-    real, written = evaluate.Runner._write, []
+    real, written = evaluate_figures.Runner._write, []
 
     def interrupted(self, unit, advance):
         if len(written) == 1 and "again" not in written:
@@ -141,7 +141,7 @@ def test_an_interrupted_run_goes_on_after_its_last_unit_with_the_same_bytes(new_
         written.append(unit.name)
         real(self, unit, advance)
 
-    monkeypatch.setattr(evaluate.Runner, "_write", interrupted)
+    monkeypatch.setattr(evaluate_figures.Runner, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate.run(config("parts"))
     parts = evaluate.run(config("parts"))
@@ -354,7 +354,7 @@ def test_everything_measured_is_told_with_its_definition_counts_and_reasons(page
     assert "2 missing" in page
     assert "onnxruntime" in page
     assert "Seed 0, 1000 bootstrap draws" in page
-    assert page.count('class="plot" id="plane-') == 10  # five of privacy by two of fidelity
+    assert page.count('class="plot" id="plane-') == 12  # as many as are drawn at most
 
 
 def made_row(name, kind, value):

@@ -16,6 +16,7 @@ from unsafe2safe.metrics.base import Metric
 log = logging.getLogger("unsafe2safe")
 
 _EQUAL = 1e-6
+_FEWEST = 10  # identities or texts from which chance is worth a check
 
 
 def check_references(
@@ -27,6 +28,8 @@ def check_references(
       attacker recognises it above chance.
     - ``blur`` is told from the identity by every metric that says what the identity gives.
     - ``unrelated`` is within the 95 % bound of chance for every attacker.
+
+    What an attacker finds is checked from ten identities or texts on.
 
     Checks that fail are logged as warnings.
     """
@@ -85,6 +88,6 @@ def _of_chance(
 
 
 def _chance(result: MetricResult | None) -> float | None:
-    if result is None or result.value is None or result.n < 2:
+    if result is None or result.value is None or result.n < _FEWEST:
         return None
     return result.details.get("chance_high")
