@@ -25,13 +25,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from scenes_verified import SETTINGS
+from scenes_verified import SETTINGS, write_masks
 from scipy.stats import spearmanr
 
 from unsafe2safe import api
 from unsafe2safe.core.config.components import build
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.config.schema import Evaluate
+from unsafe2safe.core.pseudonyms import restore, true_names
 from unsafe2safe.core.randomness import generator
 from unsafe2safe.core.records import MetricResult, Outcome
 from unsafe2safe.core.tables import read_records
@@ -63,8 +64,8 @@ RISING = (
 # SSIM as the paper takes it, over the whole frame. Attributes are inferred the better the nearer an
 # anonymizer is to either end: one that always changes a value tells what it was not.
 PRINTED = ("ssim", "attribute_inference")
-# By the reader for photographs, which needs larger drawings (its face detector sees no drawn faces):
-# rising, and the form of the paper.
+# By the reader for photographs, which needs larger drawings (the detector of faces sees none in
+# drawings): those that rise, and the paper's form.
 SEEN_SIDE, SEEN_SCENES = 192, 24
 SEEN_RISING = ("text_leak_recall", "copy_rate_inside")
 SEEN_PRINTED = ("text_sim_paper",)
@@ -147,17 +148,21 @@ def noisy(share: float) -> Edit:
     return edit
 
 
-def after_the_ladder(count: int, root: Path) -> Edit:
+def after_the_ladder(scenes: Scenes, root: Path) -> Edit:
+    count, ids = len(scenes.redrawn), list(scenes.redrawn)
     shared = (
         *("dataset=synthetic", "dataset.seed=1", f"dataset.size={count}"),
         *(f"paths.runs={root / 'runs'}", f"paths.private={root / 'private'}"),
     )
     triplets = api.generate_triplets(*shared, "stage1=oracle").output_dir
-    folder = api.anonymize(*shared, f"triplets={triplets}", *SETTINGS).output_dir
+    masks = f"masks.folder={write_masks(scenes.source, ids, root / 'masks')}"
+    folder = api.anonymize(*shared, f"triplets={triplets}", *SETTINGS, masks).output_dir
     assert folder is not None
+    names = true_names(root / "private", ids)
+    outcomes = read_records(folder / "manifest.parquet", Outcome)
     published = {
         row.image_id: folder / "published" / row.published_as
-        for row in read_records(folder / "manifest.parquet", Outcome)
+        for row in (restore(outcome, names) for outcome in outcomes)
         if row.published_as is not None
     }
     print(f"published after the ladder: {len(published)} of {count}", flush=True)
@@ -265,7 +270,8 @@ def main(count: int, root: Path, few: int) -> int:
     met = orders(Scenes(few, config), metrics, DRAWN)
     met &= orders(Scenes(SEEN_SCENES, config, SEEN_SIDE), metrics, SEEN)
     chosen = {name: metrics[name] for name in attackers.metrics}
-    met &= attacks(Scenes(count, config), chosen, after_the_ladder(count, root))
+    scenes = Scenes(count, config)
+    met &= attacks(scenes, chosen, after_the_ladder(scenes, root))
     print("met" if met else "MISSED")
     return 0 if met else 1
 
