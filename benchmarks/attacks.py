@@ -40,11 +40,11 @@ from unsafe2safe.data.synthetic import (
     Redrawn,
     Scene,
     draw_scene,
-    partly_undone,
     render,
     slot_mask,
 )
 from unsafe2safe.data.synthetic.source import SyntheticSource, world_named
+from unsafe2safe.evaluation.known_strength import partly_undone
 from unsafe2safe.metrics.base import Metric, PairSample, SceneTruth
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.metrics.truth import outside_private

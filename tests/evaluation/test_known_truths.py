@@ -10,13 +10,14 @@ from evaluation.test_attackers import with_features
 from scipy.stats import spearmanr
 
 from unsafe2safe.core.randomness import generator
-from unsafe2safe.data.synthetic import Redrawn, partly_undone, render, slot_mask
+from unsafe2safe.data.synthetic import Redrawn, render, slot_mask
 from unsafe2safe.data.synthetic.source import SyntheticSource
 from unsafe2safe.evaluation.attackers.reidentification import (
     AdaptiveReidentification,
     NaiveReidentification,
 )
 from unsafe2safe.evaluation.attackers.text import TextReadback
+from unsafe2safe.evaluation.known_strength import partly_undone
 from unsafe2safe.metrics.base import Metric, PairSample, SceneTruth, SetMetric
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.metrics.scene_truth import (

@@ -2,13 +2,7 @@
 
 from unsafe2safe.data.synthetic.attributes import Private, Scene
 from unsafe2safe.data.synthetic.drawing import layers, private_mask, render, slot_mask, slots
-from unsafe2safe.data.synthetic.redrawing import (
-    Redrawn,
-    change_mask,
-    draw_private,
-    partly_undone,
-    redraw,
-)
+from unsafe2safe.data.synthetic.redrawing import Redrawn, change_mask, draw_private, redraw
 from unsafe2safe.data.synthetic.worlds import WORLDS, World, draw_scene
 
 __all__ = [
@@ -21,7 +15,6 @@ __all__ = [
     "draw_private",
     "draw_scene",
     "layers",
-    "partly_undone",
     "private_mask",
     "redraw",
     "render",
