@@ -18,7 +18,7 @@ WINDOW = 7  # skimage's default
 _BORDER = (WINDOW - 1) // 2  # windows that would leave the image are not averaged, as in skimage
 _C1, _C2 = (0.01 * 255.0) ** 2, (0.03 * 255.0) ** 2  # of Wang et al.
 GREATEST_PSNR = 100.0  # decibels; stands for the infinite PSNR of equal images
-_MOST_AT_ONCE = 2**22  # windows of one map
+_MOST_AT_ONCE = 2**19  # windows of one map, which takes some 400 bytes for each
 
 
 def ssim_map(first: RgbImage, second: RgbImage) -> NDArray[np.float64]:
@@ -50,7 +50,7 @@ def _window_sums(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
 def mean_ssim(first: RgbImage, second: RgbImage, where: NDArray[np.bool_]) -> float:
     """Mean of :func:`ssim_map` over the windows ``where`` (H - 6, W - 6), of which there are some.
 
-    Large images are measured in bands of rows: the map alone takes some hundred bytes a pixel.
+    Large images are measured in bands of rows: the map takes some 400 bytes a pixel.
     """
     return mean_ssims(first, second, {"": where})[""]
 
