@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from evaluation.conftest import make_world
+from PIL import Image
 
 from unsafe2safe.core.config.components import component
+from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import MetricResult
 from unsafe2safe.evaluation.results import Evaluation
@@ -167,3 +169,29 @@ def test_originals_are_looked_at_once_for_all_runs_and_purged_on_request(world, 
     evaluate.run(made.model_copy(update={"metrics": {}}))
     assert not list(stores.iterdir())
     assert run("faces-3")[1] == cold
+
+
+def test_originals_of_a_folder_are_looked_at_once_whatever_their_edits(tmp_path, monkeypatch):
+    looks = []
+    detect = FaceDetector.detect
+    monkeypatch.setattr(
+        FaceDetector, "detect", lambda self, images: looks.extend(images) or detect(self, images)
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    for name, times in (("originals", 1), ("dark", 2), ("darker", 3)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(picture // times).save(tmp_path / name / "a.png")
+    for edits in ("dark", "darker"):
+        looks.clear()
+        made = load(
+            "evaluate",
+            [
+                f"originals={tmp_path / 'originals'}", f"edited={tmp_path / edits}",
+                f"paths.runs={tmp_path / 'runs'}", f"paths.private={tmp_path / 'private'}",
+                "references=[]", "mask_categories=[face]",
+            ],
+        )  # fmt: skip
+        kept = {"faces_vanished": made.metrics["faces_vanished"]}
+        evaluate.run(made.model_copy(update={"metrics": kept}))
+        seen = [np.array_equal(image, picture) for image in looks]
+        assert any(seen) == (edits == "dark")

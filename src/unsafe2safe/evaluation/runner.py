@@ -60,6 +60,7 @@ class Work:
     subjects: Subjects
     rows: Sequence[Row]
     dataset: str
+    originals: str  # tells which these are, whatever their edits: what is seen in them is kept so
 
 
 @dataclass(frozen=True, eq=False)

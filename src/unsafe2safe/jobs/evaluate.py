@@ -7,7 +7,7 @@ from functools import partial
 
 from unsafe2safe.core.config.schema import Evaluate
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.core.ledger import RunFolder, RunSpec, purge, read_run
+from unsafe2safe.core.ledger import RunFolder, purge, read_run
 from unsafe2safe.core.records import ExitStatus, RunResult
 from unsafe2safe.core.units import UnitCut
 from unsafe2safe.evaluation.feature_store import delete, store_file
@@ -43,7 +43,7 @@ def run(config: Evaluate) -> RunResult:
     work = _work(config)
     match config.mode:
         case "purge":
-            return _purge(work.spec)
+            return _purge(work)
         case "merge":
             return _merge(config, work, measures)
         case _ if config.engine.devices > 1:
@@ -76,9 +76,10 @@ def _merge(config: Evaluate, work: Work, measures: Measures) -> RunResult:
         return _told(folder, config, work, measures)
 
 
-def _purge(spec: RunSpec) -> RunResult:
+def _purge(work: Work) -> RunResult:
+    spec = work.spec
     deleted, files = purge(_SCRIPT, spec.output_dir, spec.private_root)
-    store = store_file(spec.private_root, spec.dataset_key)
+    store = store_file(spec.private_root, work.originals)
     files += delete(store)
     told = f"deleted {deleted} and {store} ({files} files)"
     return RunResult(ExitStatus.DONE, spec.output_dir, {"files": files}, message=told)

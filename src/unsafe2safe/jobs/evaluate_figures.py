@@ -70,7 +70,7 @@ def measure(folder: RunFolder, config: Evaluate, work: Work, measures: Measures)
     usable = measures.without(unavailable)
     if not config.keep_features:
         return _runner(folder, config, work, usable).run(folder.shard)
-    with FeatureStore(work.spec.private_root, work.spec.dataset_key) as store:
+    with FeatureStore(work.spec.private_root, work.originals) as store:
         return _runner(folder, config, work, usable, store).run(folder.shard)
 
 

@@ -52,7 +52,7 @@ def runs_work(config: Evaluate) -> Work:
     ignored = ("runs", "editor", *settings_unused(config))
     spec = run_spec(config, "evaluate", choice, inputs, ignored)
     subjects = Subjects(source, sorted(image_ids), triplets_of(folders), config)
-    return Work(spec, subjects, rows, str(config.dataset["name"]))
+    return Work(spec, subjects, rows, str(config.dataset["name"]), spec.dataset_key)
 
 
 def folders_work(config: Evaluate) -> Work:
@@ -86,7 +86,8 @@ def folders_work(config: Evaluate) -> Work:
     default = config.paths.runs / "evaluate" / key
     spec = replace(plain_spec, keys=keys, dataset_key=key, output_dir=config.output_dir or default)
     subjects = Subjects(originals, image_ids, None, config)
-    return Work(spec, subjects, [FolderRow(matched)], "folders")
+    originals_key = f"folders-{fingerprint({'originals': keys['originals.files']})}"
+    return Work(spec, subjects, [FolderRow(matched)], "folders", originals_key)
 
 
 def _folder_source(config: Evaluate, key: str, root: Path, limit: int | None) -> ImageSource:

@@ -68,7 +68,7 @@ def work(config: Evaluate) -> Work:
     ignored = (*own, *settings_unused(config))
     choice = f"truth-{base.name}"
     spec = run_spec(config, "evaluate", choice, inputs, ignored, base.weights_content())
-    return Work(spec, subjects, rows, str(config.dataset["name"]))
+    return Work(spec, subjects, rows, str(config.dataset["name"]), spec.dataset_key)
 
 
 def _editor(settings: Mapping[str, Any], section: str) -> InstructPix2PixEditor:
