@@ -1,7 +1,7 @@
 """What it saves to look at each picture once.
 
     python benchmarks/evaluation.py speed [PICTURES]   # 24
-    python benchmarks/evaluation.py flat [FEW] [MANY]  # 200 5000
+    python benchmarks/evaluation.py flat [FEW] [MANY] [METRICS]  # 200 5000 default,sets
 
 ``speed`` measures edited photographs with the default metrics three ways, on the same processor in
 the same run: image by image as scripts around separate metrics do it (each metric decodes its own
@@ -194,11 +194,12 @@ def speed(count: int) -> int:
     return 0 if alone / first >= FIRST and alone / second >= SECOND else 1
 
 
-def flat(few: int, many: int) -> int:
+def flat(few: int, many: int, metrics: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         measured = []
         for count in (few, many):
             line = [sys.executable, __file__, "one", str(count), str(Path(folder) / str(count))]
+            line.append(metrics)
             done = subprocess.run(line, check=True, capture_output=True, text=True, env=os.environ)
             seconds, memory = map(float, done.stdout.split()[-2:])
             measured.append((seconds, memory))
@@ -208,7 +209,7 @@ def flat(few: int, many: int) -> int:
     return 0 if fast / slow < 1.1 and large / small < 1.1 else 1
 
 
-def one(count: int, root: Path) -> None:
+def one(count: int, root: Path, metrics: str) -> None:
     """Evaluate ``count`` scenes; print seconds an image and the peak of this process."""
     source = SyntheticSource(name="synthetic", size=count, seed=1)
     for name in ("originals", "edited"):
@@ -219,7 +220,7 @@ def one(count: int, root: Path) -> None:
         Image.fromarray(image // 2).save(root / "edited" / record.image_id)
     # Looking for faces at its usual size takes half a second a picture, whatever their number.
     light = ["face", "text"]
-    small = ["mask_categories=[plate]", "vision.face_long_side=64"]
+    small = ["mask_categories=[plate]", "vision.face_long_side=64", f"metrics=[{metrics}]"]
     config = load("evaluate", [*overrides(root, "edited"), *small])
     kept = {n: s for n, s in config.metrics.items() if not any(word in n for word in light)}
     from unsafe2safe.jobs import evaluate
@@ -233,8 +234,9 @@ def one(count: int, root: Path) -> None:
 if __name__ == "__main__":
     what, *given = sys.argv[1:] or ["speed"]
     if what == "one":
-        one(int(given[0]), Path(given[1]))
+        one(int(given[0]), Path(given[1]), given[2])
     elif what == "flat":
-        sys.exit(flat(*map(int, given or ("200", "5000"))))
+        few, many, names = (*given, *("200", "5000", "default,sets")[len(given) :])
+        sys.exit(flat(int(few), int(many), names))
     else:
         sys.exit(speed(int(given[0]) if given else 24))
