@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from described_runs import common, described, region, run, small
 from injected_editors import Identity
-from miniatures import write_miniature_coco, write_triplets_run
+from miniatures import write_miniature_coco
 from PIL import Image
 
 from unsafe2safe import api
@@ -24,21 +25,14 @@ from unsafe2safe.anonymize.given_masks import (
 )
 from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.errors import UsageError
-from unsafe2safe.core.pseudonyms import restore, true_names
 from unsafe2safe.core.records import (
     Box,
     Category,
     Outcome,
     Pair,
-    PrivacyFlag,
-    Provenance,
     Region,
-    Triplet,
-    TripletState,
 )
 from unsafe2safe.core.tables import read_parts, read_records
-from unsafe2safe.data.samples import photos_folder
-from unsafe2safe.jobs import anonymize
 from unsafe2safe.jobs.common import open_source
 from unsafe2safe.vision.masks import Shape, Window
 
@@ -46,17 +40,6 @@ LEFT, RIGHT = Box(41, 9, 29, 40), Box(142, 26, 27, 42)  # the faces of a pair
 GIVEN, WRONG, OUTSIDE = "a given.png", "b/wrong.png", "c outside.png"
 PERSON, CONSENT, PARTLY = "d person.png", "e consent.png", "f partly.png"
 BOX = Box(6, 6, 20, 24)
-
-
-def common(root):
-    return (
-        "dataset=folder", f"dataset.root={root / 'images'}", f"paths.runs={root / 'runs'}",
-        f"paths.private={root / 'private'}", "publish.format=png", "verify.max_attempts=3",
-    )  # fmt: skip
-
-
-def small(photo, size):
-    return Image.open(photos_folder() / photo).convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def pair():
@@ -74,48 +57,12 @@ def disc(size):
     return Image.fromarray(((rows - 46) ** 2 + (columns - 64) ** 2 <= 25**2).astype(np.uint8) * 255)
 
 
-def region(image_id, box, category=Category.FACE):
-    return Region(image_id, box, category, 1.0, "test")
-
-
 REGIONS = (
     region(PERSON, Box(10, 5, 60, 60), Category.PERSON),
     *(region(name, box) for name in (CONSENT, PARTLY) for box in (LEFT, RIGHT)),
     region(CONSENT, Box(0, 0, 102, 128), Category.PERSON),
     region(CONSENT, Box(120, 0, 67, 128), Category.PERSON),
 )
-
-
-def described(root, regions, image_ids, dataset=()):
-    """A run of Stage 1 that found these regions, and nothing else in these images."""
-    config = load("generate_triplets", [*common(root)[:4], *dataset])
-    triplets = []
-    for image_id in sorted(image_ids):
-        found = sorted({str(r.category) for r in regions if r.image_id == image_id})
-        triplets.append(
-            Triplet(
-                image_id=image_id,
-                privacy_flag=PrivacyFlag.UNSAFE if found else PrivacyFlag.SAFE,
-                state=TripletState.COMPLETE,
-                public_caption="A picture.",
-                edit_instruction="Change it.",
-                combined_caption=None,
-                reason=", ".join(found),
-                provenance=Provenance("none"),
-            )
-        )
-    return write_triplets_run(config, root / "triplets", triplets, regions, "private")
-
-
-def run(root, *overrides, editor=None):
-    config = load("anonymize", [*common(root), f"triplets={root / 'triplets'}", *overrides])
-    result = anonymize.run(config, editor=editor)
-    files = (path for path in (root / "images").rglob("*") if path.is_file())
-    names = true_names(
-        root / "private", [path.relative_to(root / "images").as_posix() for path in files]
-    )
-    rows = read_records(result.output_dir / "manifest.parquet", Outcome)
-    return result, {row.image_id: row for row in (restore(row, names) for row in rows)}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from evaluation.conftest import make_world
+from evaluation.conftest import make_world, photo
+from evaluation.make_run import Fate, make_run
 from PIL import Image
 
 from unsafe2safe.core.config.components import component
@@ -195,3 +196,16 @@ def test_originals_of_a_folder_are_looked_at_once_whatever_their_edits(tmp_path,
         evaluate.run(made.model_copy(update={"metrics": kept}))
         seen = [np.array_equal(image, picture) for image in looks]
         assert any(seen) == (edits == "dark")
+
+
+def test_runs_of_two_seeds_are_reported_though_a_metric_is_not_available(world):
+    other = make_run(
+        world.root,
+        ["dataset=folder", f"dataset.root={world.originals}", "seed=5"],
+        {name: Fate(photo(name) // 2) for name in ("cat.jpg", "note.jpg")},
+        name="seed-5",
+    )
+    runs = f"runs=[{world.run},{other}]"
+    folder = evaluate.run(config(world, "seeds", runs)).output_dir
+    assert figures(folder)["mean-of-seeds-1"]["absent"].unavailable == "its weights are missing"
+    assert "mean of 2 seeds" in (folder / "report.html").read_text()

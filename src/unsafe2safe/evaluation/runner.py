@@ -77,7 +77,6 @@ class UnitScores:
     """What ``units/part-*.json`` holds: for each image of the unit, in order, its rows, and what
     kind of image it is."""
 
-    images: int
     items: list[dict[str, Measured]]
     kinds: list[dict[str, str]]
 
@@ -104,7 +103,6 @@ class Runner:
         self.perception, self.memory = perception, memory
         self._folder, self._private = folder, private
         self.units = cut_units(list(subjects.image_ids), unit_size)
-        self.kinds: list[dict[str, str]] = []  # of all images in order, after :meth:`run`
 
     def run(self, shard: Shard | None = None) -> int:
         """Measure all units, or those of ``shard``; how many these are."""
@@ -113,21 +111,9 @@ class Runner:
         run_units(dealt, lambda unit: self._read(unit) is not None, self._write, label)
         return len(dealt)
 
-    def missing(self) -> list[int]:
-        """Indices of the units that nobody has measured yet."""
-        return [unit.index for unit in self.units if self._read(unit) is None]
-
-    def items(self) -> list[dict[str, Measured]]:
-        """The scores of all images, in the order of the subjects."""
-        items: list[dict[str, Measured]] = []
-        self.kinds = []
-        for unit in self.units:
-            scores = self._read(unit)
-            if scores is None:
-                raise RuntimeError(f"{unit.name} vanished while it was being measured")
-            items.extend(scores.items)
-            self.kinds.extend(scores.kinds)
-        return items
+    def read(self) -> dict[int, UnitScores | None]:
+        """The scores of all units by their index; None: nobody has measured that one yet."""
+        return {unit.index: self._read(unit) for unit in self.units}
 
     def _path(self, unit: WorkUnit) -> Path:
         return self._folder / f"{unit.name}.json"
@@ -138,7 +124,7 @@ class Runner:
             scores: UnitScores = TypeAdapter(UnitScores).validate_python(content)
         except (OSError, ValueError, ValidationError):
             return None
-        if not scores.images == len(scores.kinds) == len(unit.image_ids):
+        if not len(scores.items) == len(scores.kinds) == len(unit.image_ids):
             return None
         measured = (found.scores.keys() for item in scores.items for found in item.values())
         if not all(self.metrics.keys() <= names for names in measured):
@@ -181,7 +167,7 @@ class Runner:
             for _ in some:
                 advance()
         self._keep_arrays(unit, items)  # first: scores without their arrays would count as none
-        write_json(self._path(unit), asdict(UnitScores(len(items), items, kinds)))
+        write_json(self._path(unit), asdict(UnitScores(items, kinds)))
 
     def _keep_arrays(self, unit: WorkUnit, items: list[dict[str, Measured]]) -> None:
         """Write the arrays of the scores, and take them out of these."""

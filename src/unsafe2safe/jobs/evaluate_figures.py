@@ -103,15 +103,19 @@ def conclude(folder: RunFolder, config: Evaluate, work: Work, measures: Measures
     usable = measures.without(unavailable)
     runner = _runner(folder, config, work, usable)
     rows, subjects = work.rows, work.subjects
-    if missing := runner.missing():
+    units = runner.read()
+    measured = [scores for scores in units.values() if scores is not None]
+    if len(measured) < len(units):
         cut = UnitCut.of(subjects.image_ids, config.engine.unit_size)
+        missing = [index for index, scores in units.items() if scores is None]
         raise UsageError(told_missing(folder, cut, missing))
-    items = runner.items()
+    items = [item for scores in measured for item in scores.items]
+    kinds = [kind for scores in measured for kind in scores.kinds]
     samples, seed = config.bootstrap, config.seed
     common, results = summarize(
         items, subjects.image_ids, rows, measures.metrics, unavailable, samples=samples, seed=seed
     )
-    results += mean_rows(items, rows, usable, results, samples=samples, seed=seed)
+    results += mean_rows(items, rows, measures.metrics, results, samples=samples, seed=seed)
     utility, untrained = evaluate_utility.tables(
         folder, config, work, runner.perception, measures.tasks
     )
@@ -130,7 +134,7 @@ def conclude(folder: RunFolder, config: Evaluate, work: Work, measures: Measures
         definitions=tuple(define(name, metric) for name, metric in measures.metrics.items()),
         rows=tuple(results),
         comparisons=compare(items, rows, usable, samples=samples, seed=seed),
-        strata=stratify(items, runner.kinds, rows, usable, samples=samples, seed=seed),
+        strata=stratify(items, kinds, rows, usable, samples=samples, seed=seed),
         utility=utility,
         checks=check_references(results, measures.metrics),
     )

@@ -7,16 +7,11 @@ memory of features, where there is one, for the next run.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.vision.arrays import FloatArray, RgbImage
-
-_kept: WeakKeyDictionary[ImageFeatures, dict[str, NDArray[Any]]] = WeakKeyDictionary()
 
 
 def embedded(
@@ -30,18 +25,17 @@ def embedded(
     """
     wanted: dict[ImageFeatures, None] = {}
     for image in images:
-        kept = _kept.setdefault(image, {})
-        if version in kept:
+        if version in image.derived:
             continue
         found = image.recall(version)
         if found is None:
             wanted[image] = None
         else:
-            kept[version] = found["embedding"]
+            image.derived[version] = found["embedding"]
     if wanted:
         computed = embed([image.pixels for image in wanted])
         for image, embedding in zip(wanted, computed, strict=True):
-            _kept[image][version] = embedding
+            image.derived[version] = embedding
             image.remember(version, {"embedding": embedding})
-    stacked: FloatArray = np.stack([_kept[image][version] for image in images])
+    stacked: FloatArray = np.stack([image.derived[version] for image in images])
     return stacked

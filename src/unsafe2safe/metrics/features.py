@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -33,7 +33,8 @@ class ImageFeatures:
     """An image and what perception sees in it.
 
     ``pixels`` is (H, W, 3) uint8 RGB. Texts and embeddings are private where the image is an
-    original: they live in memory, and in ``memory``, which is private too.
+    original: they live in memory, and in ``memory``, which is private too. ``derived``
+    holds what others computed of the image, by keys of theirs, for as long as it is in use.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ImageFeatures:
         self.pixels = pixels
         self.perception = perception
         self._memory = memory
+        self.derived: dict[Hashable, Any] = {}
 
     @property
     def size(self) -> tuple[int, int]:

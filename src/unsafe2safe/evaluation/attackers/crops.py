@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -39,7 +38,6 @@ _REACH = 2.05  # radii from the centre of a head to the edge of its window
 _FACE_INNER = 0.95  # of the ellipse in a face's box
 
 Found = TypeVar("Found")
-_kept: WeakKeyDictionary[ImageFeatures, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 
 
 def identities(sample: PairSample) -> int:
@@ -81,10 +79,9 @@ def images_of(found: Sequence[Arrays], name: str) -> NDArray[np.int64]:
 
 def _once(features: ImageFeatures, key: tuple[Any, ...], make: Callable[[], Found]) -> Found:
     """What ``make`` gives, once for an image: several attackers and rows ask for the same."""
-    kept = _kept.setdefault(features, {})
-    if key not in kept:
-        kept[key] = make()
-    found: Found = kept[key]
+    if key not in features.derived:
+        features.derived[key] = make()
+    found: Found = features.derived[key]
     return found
 
 

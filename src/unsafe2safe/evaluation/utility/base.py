@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.pretrained import load
 from unsafe2safe.core.randomness import torch_seed
 from unsafe2safe.data.source import ImageSource
 from unsafe2safe.evaluation.utility.examples import Example
@@ -115,3 +116,14 @@ def without_paths(error: UsageError, *places: object) -> str:
     for place in sorted((str(place) for place in places if place), key=len, reverse=True):
         told = told.replace(place, shown(place))
     return told
+
+
+def missing_weights(model: str, revision: str) -> str:
+    """Why a model of transformers cannot be had, told by its description; "" where it can."""
+    from transformers import AutoConfig
+
+    try:
+        load(AutoConfig.from_pretrained, model, revision=revision, trust_remote_code=False)
+    except UsageError as error:
+        return without_paths(error, model)
+    return ""

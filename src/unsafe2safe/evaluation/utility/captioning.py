@@ -12,9 +12,8 @@ from typing_extensions import override
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.devices import checked_device
-from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.pretrained import load
-from unsafe2safe.evaluation.utility.base import Bench, Item, UtilityTask, shown, without_paths
+from unsafe2safe.evaluation.utility.base import Bench, Item, UtilityTask, missing_weights, shown
 from unsafe2safe.evaluation.utility.caption_scores import (
     caption_figures,
     caption_items,
@@ -82,20 +81,7 @@ class Captioning(UtilityTask):
 
     @override
     def unavailable(self, bench: Bench) -> str:
-        if why := missing_library():
-            return why
-        from transformers import AutoConfig
-
-        try:
-            load(
-                AutoConfig.from_pretrained,
-                self.model,
-                revision=self.revision,
-                trust_remote_code=False,
-            )
-        except UsageError as error:
-            return without_paths(error, self.model)
-        return ""
+        return missing_library() or missing_weights(self.model, self.revision)
 
     @override
     def usable(self, example: Example, bench: Bench) -> bool:
@@ -149,12 +135,8 @@ class Captioning(UtilityTask):
         train(
             [{"params": parameters, "lr": self.learning_rate}],
             loss_of,
+            self,
             count=len(examples),
-            batch_size=self.batch_size,
-            accumulation=self.accumulation,
-            epochs=self.epochs,
-            warmup_share=self.warmup_share,
-            weight_decay=self.weight_decay,
             seed=bench.draw(seed, "order"),
         )
         captioner.model.eval()

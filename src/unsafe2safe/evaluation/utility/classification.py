@@ -12,17 +12,16 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from typing_extensions import override
 
 from unsafe2safe.core.config.components import component
-from unsafe2safe.core.errors import UsageError
 from unsafe2safe.evaluation.utility.base import (
     Bench,
     Item,
     TooLittleError,
     UtilityTask,
+    missing_weights,
     shown,
-    without_paths,
 )
 from unsafe2safe.evaluation.utility.examples import Example
-from unsafe2safe.evaluation.utility.vit import ViTSettings, check_vit, train_and_classify
+from unsafe2safe.evaluation.utility.vit import ViTSettings, train_and_classify
 from unsafe2safe.metrics.base import Direction
 from unsafe2safe.vision.arrays import FloatArray, RgbImage
 
@@ -117,13 +116,7 @@ class Classification(UtilityTask):
 
     @override
     def unavailable(self, bench: Bench) -> str:
-        if self.mode == "probe":
-            return ""
-        try:
-            check_vit(self.model, self.revision)
-        except UsageError as error:
-            return without_paths(error, self.model)
-        return ""
+        return "" if self.mode == "probe" else missing_weights(self.model, self.revision)
 
     @override
     def usable(self, example: Example, bench: Bench) -> bool:

@@ -228,12 +228,8 @@ class Detection(UtilityTask):
                 [{"params": [p for p in detector.parameters() if p.requires_grad],
                   "lr": self.learning_rate}],
                 loss_of,
+                self,
                 count=len(examples),
-                batch_size=self.batch_size,
-                accumulation=self.accumulation,
-                epochs=self.epochs,
-                warmup_share=self.warmup_share,
-                weight_decay=self.weight_decay,
                 seed=bench.draw(seed, "order"),
             )  # fmt: skip
             detector.eval()

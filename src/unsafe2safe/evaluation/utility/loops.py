@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -15,6 +15,21 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["fp32", "bf16"]
+
+
+class Schedule(Protocol):
+    """How long a model is trained: settings of each protocol."""
+
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def accumulation(self) -> int: ...
+    @property
+    def warmup_share(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
 
 
 @contextmanager
@@ -60,25 +75,23 @@ def cosine(step: int, steps: int, warmup: int) -> float:
 def train(
     groups: Sequence[dict[str, Any]],
     loss_of: Callable[[int, list[int]], torch.Tensor],
+    schedule: Schedule,
     *,
     count: int,
-    batch_size: int,
-    accumulation: int,
-    epochs: int,
-    warmup_share: float,
-    weight_decay: float,
     seed: int,
 ) -> list[float]:
-    """AdamW over parameter ``groups`` (``params``, ``lr``); the loss of each batch.
+    """AdamW over parameter ``groups`` (``params``, ``lr``) and ``count`` examples; the loss of each
+    batch.
 
-    ``loss_of(epoch, indices)`` is the mean loss of a batch; gradients of ``accumulation`` batches
-    make a step, weighted by the images of each. The last step of the training may have fewer.
+    ``loss_of(epoch, indices)`` is the mean loss of a batch; gradients of so many batches as are
+    accumulated make a step, weighted by the images of each. The last step may have fewer.
     """
     import torch
 
-    optimizer = torch.optim.AdamW(list(groups), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(list(groups), weight_decay=schedule.weight_decay)
     base = [group["lr"] for group in optimizer.param_groups]
-    steps = steps_of(count, batch_size, accumulation, epochs)
+    size, accumulation = schedule.batch_size, schedule.accumulation
+    steps = steps_of(count, size, accumulation, schedule.epochs)
     losses: list[float] = []
     step, pending = 0, 0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -89,12 +102,12 @@ def train(
             if parameter.grad is not None:
                 parameter.grad /= pending
         for group, rate in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = rate * cosine(step, steps, round(warmup_share * steps))
+            group["lr"] = rate * cosine(step, steps, round(schedule.warmup_share * steps))
         optimizer.step()
         optimizer.zero_grad()
         step, pending = step + 1, 0
 
-    for number, (epoch, indices) in enumerate(batches(count, batch_size, epochs, seed), start=1):
+    for number, (epoch, indices) in enumerate(batches(count, size, schedule.epochs, seed), start=1):
         loss = loss_of(epoch, indices)
         (loss * len(indices)).backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.detach()))

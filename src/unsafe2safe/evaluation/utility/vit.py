@@ -45,17 +45,6 @@ class ViTSettings:
     precision: Precision
 
 
-def check_vit(model: str, revision: str) -> None:
-    """Look whether the model's description can be had.
-
-    Raises:
-        UsageError: it cannot, or it is no ViT.
-    """
-    from transformers import AutoConfig
-
-    load(AutoConfig.from_pretrained, model, revision=revision, trust_remote_code=False)
-
-
 def load_vit(settings: ViTSettings, classes: int) -> Any:
     """A ViT for ``classes`` labels whose head is new; a masked autoencoder's encoder will do.
 
@@ -109,12 +98,8 @@ def train_and_classify(
         train(
             layer_groups(model, settings.learning_rate, settings.layer_decay),
             loss_of,
+            settings,
             count=len(images),
-            batch_size=settings.batch_size,
-            accumulation=settings.accumulation,
-            epochs=settings.epochs,
-            warmup_share=settings.warmup_share,
-            weight_decay=settings.weight_decay,
             seed=seed,
         )
         model.eval()

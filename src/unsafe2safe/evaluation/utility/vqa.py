@@ -18,7 +18,14 @@ from unsafe2safe.core.config.components import component
 from unsafe2safe.core.devices import checked_device
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.pretrained import load
-from unsafe2safe.evaluation.utility.base import Bench, Item, UtilityTask, shown, without_paths
+from unsafe2safe.evaluation.utility.base import (
+    Bench,
+    Item,
+    UtilityTask,
+    missing_weights,
+    shown,
+    without_paths,
+)
 from unsafe2safe.evaluation.utility.examples import ORIGINAL, TEST, Example
 from unsafe2safe.evaluation.utility.loops import autocast, seeded, train
 from unsafe2safe.evaluation.utility.okvqa import (
@@ -110,19 +117,11 @@ class Vqa(UtilityTask):
             names += ", test_questions and test_annotations (with utility.test)"
         if None in files:
             return f"no questions: give {names} (JSON files of OK-VQA)"
-        from transformers import AutoConfig
-
         try:
             self._asked(ORIGINAL), self._asked(TEST)
-            load(
-                AutoConfig.from_pretrained,
-                self.model,
-                revision=self.revision,
-                trust_remote_code=False,
-            )
         except UsageError as error:
             return without_paths(error, self.model)
-        return ""
+        return missing_weights(self.model, self.revision)
 
     @cached_property
     def _train_questions(self) -> dict[int, list[Question]]:
@@ -222,12 +221,8 @@ class Vqa(UtilityTask):
         train(
             [{"params": parameters, "lr": self.learning_rate}],
             loss_of,
+            self,
             count=len(asked),
-            batch_size=self.batch_size,
-            accumulation=self.accumulation,
-            epochs=self.epochs,
-            warmup_share=self.warmup_share,
-            weight_decay=self.weight_decay,
             seed=seed,
         )
         answerer.model.eval()
