@@ -1,5 +1,7 @@
 """KID's and FID's formulas, and what they are on features of images."""
 
+import weakref
+from collections.abc import Mapping
 from functools import cache
 
 import cv2
@@ -72,6 +74,56 @@ def test_fid_is_torchmetrics(count):
     expected = float(_compute_fid(moments[0], moments[1], moments[2], moments[3]))
     assert frechet_distance(before, after) == pytest.approx(expected, abs=1e-4)
     assert conclude(FID, before, after).value == pytest.approx(expected, abs=1e-4)
+
+
+def _moments(rows):
+    tensor = torch.from_numpy(rows)
+    return tensor.mean(dim=0), torch.cov(tensor.T)
+
+
+@pytest.mark.parametrize(("counts"), [(700, 700), (700, 10), (10, 700), (300, 600)])
+def test_fid_of_sets_unlike_in_size_and_of_features_that_depend_on_each_other(counts):
+    before, after = (features(count, shift=0.4 * i, seed=i) for i, count in enumerate(counts))
+    before[:, 5] = before[:, 3] - 2.0 * before[:, 4]
+    after[:, [0, 9]] = 7.0
+    expected = float(_compute_fid(*_moments(before + 100.0), *_moments(after + 100.0)))
+    assert frechet_distance(before + 100.0, after + 100.0) == pytest.approx(expected, abs=1e-4)
+
+
+class Once(Mapping):
+    """An image's arrays that count how often and how many at a time are held."""
+
+    held = most = 0
+
+    def __init__(self, values):
+        self._values = values
+
+    def __getitem__(self, name):
+        found = self._values[name].copy()
+        Once.held += 1
+        Once.most = max(Once.most, Once.held)
+        weakref.finalize(found, Once.gone)
+        return found
+
+    @staticmethod
+    def gone():
+        Once.held -= 1
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self):
+        return len(self._values)
+
+
+@pytest.mark.parametrize("metric", [KID, FID])
+def test_features_of_a_few_images_at_a_time_are_in_memory(metric):
+    before, after = features(1000), features(1000, shift=0.5, seed=1)
+    expected = conclude(metric, before, after)
+    Once.held = Once.most = 0
+    kept = [Once(arrays) for arrays in found(before, after)]
+    assert metric.conclude(kept, 200, np.random.default_rng(0)) == expected
+    assert 0 < Once.most < 400
 
 
 @pytest.mark.parametrize("metric", [KID, FID])

@@ -8,10 +8,10 @@ metrics of the whole set need of each image lies beside them in the run's privat
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from unsafe2safe.core.units import Shard, cut_units
 from unsafe2safe.engines.local import run_units
 from unsafe2safe.evaluation.results import RowResult
 from unsafe2safe.evaluation.rows import MissingEditError, Row
+from unsafe2safe.evaluation.stored_arrays import Opened, StoredArrays, open_tensors, stored_name
 from unsafe2safe.evaluation.strata import kinds_of
 from unsafe2safe.evaluation.subjects import BoolMask, Subjects
 from unsafe2safe.metrics.base import Captions, ItemScore, Metric, PairSample, SceneTruth, SetMetric
@@ -40,6 +41,7 @@ from unsafe2safe.vision.perception import Perception
 log = logging.getLogger("unsafe2safe")
 
 _AT_ONCE = 4  # images in memory, with their edited ones
+_FILES_OPEN = 4  # of arrays that figures are concluded from
 
 
 @dataclass
@@ -81,6 +83,9 @@ class UnitScores:
     kinds: list[dict[str, str]]
 
 
+_UNIT_SCORES = TypeAdapter(UnitScores)
+
+
 class Runner:
     """Measures ``rows`` with ``metrics``, both by name, on the ``subjects``.
 
@@ -113,40 +118,37 @@ class Runner:
 
     def read(self) -> dict[int, UnitScores | None]:
         """The scores of all units by their index; None: nobody has measured that one yet."""
-        return {unit.index: self._read(unit) for unit in self.units}
+        opened = lru_cache(maxsize=_FILES_OPEN)(open_tensors)
+        return {unit.index: self._read(unit, opened) for unit in self.units}
 
     def _path(self, unit: WorkUnit) -> Path:
         return self._folder / f"{unit.name}.json"
 
-    def _read(self, unit: WorkUnit) -> UnitScores | None:
+    def _read(self, unit: WorkUnit, opened: Opened = open_tensors) -> UnitScores | None:
         try:
-            content = json.loads(self._path(unit).read_text("utf-8"))
-            scores: UnitScores = TypeAdapter(UnitScores).validate_python(content)
-        except (OSError, ValueError, ValidationError):
+            scores = _UNIT_SCORES.validate_json(self._path(unit).read_bytes())
+        except (OSError, ValidationError):
             return None
         if not len(scores.items) == len(scores.kinds) == len(unit.image_ids):
             return None
         measured = (found.scores.keys() for item in scores.items for found in item.values())
         if not all(self.metrics.keys() <= names for names in measured):
             return None  # one of them was not available then
-        return scores if self._restore(unit, scores.items) else None
+        return scores if self._restore(unit, scores.items, opened) else None
 
-    def _restore(self, unit: WorkUnit, items: list[dict[str, Measured]]) -> bool:
+    def _restore(self, unit: WorkUnit, items: list[dict[str, Measured]], opened: Opened) -> bool:
         """Give the scores of ``items`` their arrays back; False where these are not all there."""
         owners = [name for name, metric in self.metrics.items() if isinstance(metric, SetMetric)]
         if not owners:
             return True
+        path = self._arrays_path(unit)
         try:
-            kept = tensors.load_file(self._arrays_path(unit))
+            opened(path)
         except (OSError, SafetensorError):
             return False
-        by_place: dict[str, dict[str, Any]] = {}
-        for key, array in kept.items():
-            place, _, name = key.partition("|")
-            by_place.setdefault(place, {})[name] = array
         for index, item in enumerate(items):
             for row, measured in item.items():
-                arrays = by_place.get(str(index), {}) | by_place.get(f"{index} {row}", {})
+                arrays = StoredArrays(path, index, row, opened)
                 for owner in owners:
                     measured.scores[owner] = replace(measured.scores[owner], arrays=arrays)
         return True
@@ -167,7 +169,8 @@ class Runner:
             for _ in some:
                 advance()
         self._keep_arrays(unit, items)  # first: scores without their arrays would count as none
-        write_json(self._path(unit), asdict(UnitScores(items, kinds)))
+        content = _UNIT_SCORES.dump_python(UnitScores(items, kinds), exclude_defaults=True)
+        write_json(self._path(unit), content)
 
     def _keep_arrays(self, unit: WorkUnit, items: list[dict[str, Measured]]) -> None:
         """Write the arrays of the scores, and take them out of these."""
@@ -176,9 +179,9 @@ class Runner:
             for row, measured in item.items():
                 for owner, score in measured.scores.items():
                     for name, array in score.arrays.items():
-                        place = str(index) if name.startswith("original.") else f"{index} {row}"
-                        kept[f"{place}|{name}"] = np.ascontiguousarray(array)
-                    measured.scores[owner] = replace(score, arrays={})
+                        kept[stored_name(index, row, name)] = np.ascontiguousarray(array)
+                    if score.arrays:
+                        measured.scores[owner] = replace(score, arrays={})
         if any(isinstance(metric, SetMetric) for metric in self.metrics.values()):
             make_private(self._private)
             write_bytes(self._arrays_path(unit), tensors.save(kept), 0o600)

@@ -93,9 +93,10 @@ class PairSample:
 
 
 Arrays = Mapping[str, NDArray[Any]]
+_NO_ARRAYS: Arrays = {}  # one for all: there are as many scores as images, rows and metrics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ItemScore:
     """What one metric found on one pair: values (one per unit), and counts of where it has none.
 
@@ -105,7 +106,7 @@ class ItemScore:
     values: tuple[float, ...] = ()
     missing: int = 0
     not_applicable: int = 0
-    arrays: dict[str, Any] = field(default_factory=dict, compare=False)
+    arrays: Mapping[str, Any] = field(default_factory=lambda: _NO_ARRAYS, compare=False)
 
 
 @component
@@ -230,7 +231,7 @@ class SetMetric(Metric):
             elif sample.edited is None:
                 scores.append(ItemScore(missing=count))
             else:
-                scores.append(ItemScore(arrays=dict(next(found))))
+                scores.append(ItemScore(arrays=next(found)))
         return scores
 
     def aggregate(

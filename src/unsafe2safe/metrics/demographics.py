@@ -18,6 +18,7 @@ from unsafe2safe.core.config.components import build, component
 from unsafe2safe.core.records import MetricResult
 from unsafe2safe.metrics.base import Arrays, PairSample, SetMetric
 from unsafe2safe.metrics.labels import Labeller
+from unsafe2safe.metrics.statistics import resampled_times
 
 Counts = NDArray[np.float64]
 _PERMUTATIONS = 500
@@ -48,10 +49,10 @@ def information_kept(tables: Counts) -> Counts:
 
 def _resampled(per_image: Counts, samples: int, rng: np.random.Generator) -> Counts:
     """(samples, ...) sums of counts (N, ...) over images drawn with replacement."""
-    count = len(per_image)
-    weights = rng.multinomial(count, np.full(count, 1.0 / count), size=samples)
-    summed: Counts = np.tensordot(weights.astype(np.float64), per_image, axes=1)
-    return summed
+    times = resampled_times(len(per_image), samples, rng)
+    flat = per_image.reshape(len(per_image), -1)
+    summed: Counts = np.array([drawn @ flat for drawn in times])
+    return summed.reshape(samples, *per_image.shape[1:])
 
 
 def _interval(value: float, resampled: Counts) -> tuple[float, float] | None:

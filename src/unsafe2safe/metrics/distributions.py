@@ -7,11 +7,13 @@ features they carry the features' name, and cannot be compared with published on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
+from scipy.linalg import blas, lapack, svdvals
 
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.errors import UsageError
@@ -19,13 +21,40 @@ from unsafe2safe.core.records import MetricResult
 from unsafe2safe.metrics.base import Arrays, PairSample, SetMetric
 from unsafe2safe.metrics.embeddings import embedded
 from unsafe2safe.metrics.features import ImageFeatures
+from unsafe2safe.metrics.statistics import resampled_times
 from unsafe2safe.vision.arrays import FloatArray
 from unsafe2safe.vision.inception import InceptionFeatures, inception_features
 
 Matrix = NDArray[np.float64]
 BIASED_BELOW = 5000  # images from which FID is customarily told
-_ROWS = 512  # of a Gram matrix at a time
+_ROWS = 256  # images whose features are in memory at a time
 _GROUPS = 10  # of the jackknife
+
+
+class Rows(Protocol):
+    """(N, D) features, of which some rows at a time are asked for: a matrix is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Matrix: ...
+
+
+class _Stored:
+    """Features of images that are read from where they are kept whenever they are asked for."""
+
+    def __init__(self, found: Sequence[Arrays], name: str) -> None:
+        self._found, self._name = found, name
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, rows: slice, /) -> Matrix:
+        stacked = np.stack([arrays[self._name] for arrays in self._found[rows]])
+        return stacked.astype(np.float64)
+
+
+def _cut(count: int) -> list[slice]:
+    return [slice(start, min(count, start + _ROWS)) for start in range(0, count, _ROWS)]
 
 
 def _kernel(first: Matrix, second: Matrix) -> Matrix:
@@ -35,7 +64,7 @@ def _kernel(first: Matrix, second: Matrix) -> Matrix:
 
 
 def kernel_distance(
-    real: Matrix, made: Matrix, weights: Matrix | None = None
+    real: Rows, made: Rows, weights: NDArray[np.uint16] | None = None
 ) -> tuple[float, Matrix]:
     """KID of (N, D) features of originals and of as many edited images, N at least 2.
 
@@ -54,41 +83,108 @@ def kernel_distance(
         its copies either, and last of the pairs as they are. Equal sets give 0.
     """
     count = len(real)
-    drawn = np.ones((1, count)) if weights is None else np.vstack([weights, np.ones((1, count))])
-    within, across = 0.0, 0.0
-    resampled = np.zeros(len(drawn))
-    for start in range(0, count, _ROWS):
-        rows = slice(start, start + _ROWS)
-        block = _kernel(real[rows], made)
-        across += float(block.sum())
-        same = np.arange(len(block)), np.arange(start, start + len(block))
-        apart = _kernel(real[rows], real) + _kernel(made[rows], made)
-        within += float(apart.sum() - apart[same].sum())
-        apart -= 2.0 * block
-        apart[same] = 0.0
-        resampled += ((drawn[:, rows] @ apart) * drawn).sum(axis=1)
-    value = within / (count * (count - 1)) - 2.0 * across / count**2
-    return value, resampled / (drawn.sum(axis=1) ** 2 - (drawn**2).sum(axis=1))
+    times = np.zeros((0, count), np.uint16) if weights is None else weights
+    within, across, paired = 0.0, 0.0, 0.0
+    resampled, drawn, squared = (np.zeros(len(times)) for _ in range(3))
+    for rows in _cut(count):
+        first = real[rows], made[rows]
+        by_row = times[:, rows].astype(np.float64)
+        drawn += by_row.sum(axis=1)
+        squared += (by_row**2).sum(axis=1)
+        for columns in _cut(count):
+            second = first if columns == rows else (real[columns], made[columns])
+            block = _kernel(first[0], second[1])
+            across += float(block.sum())
+            apart = _kernel(first[0], second[0]) + _kernel(first[1], second[1])
+            if columns == rows:
+                np.fill_diagonal(apart, 0.0)
+            within += float(apart.sum())
+            apart -= 2.0 * block
+            if columns == rows:
+                np.fill_diagonal(apart, 0.0)
+            paired += float(apart.sum())
+            resampled += ((by_row @ apart) * times[:, columns]).sum(axis=1)
+    pairs = count * (count - 1)
+    value = within / pairs - 2.0 * across / count**2
+    return value, np.append(resampled / (drawn**2 - squared), paired / pairs)
 
 
-def frechet_distance(real: Matrix, made: Matrix) -> float:
+@dataclass
+class _Fitted:
+    """A Gaussian: its mean (D,), the trace of its covariance S, and a factor of S.
+
+    The factor F is (N, D), ``S = F^T F``, or with ``order`` a lower triangle (D, D):
+    ``S[order][:, order] = F F^T``.
+    """
+
+    mean: Matrix
+    spread: float
+    factor: Matrix
+    order: NDArray[np.int32] | None = None
+
+
+def _fitted(features: Rows) -> _Fitted:
+    """The Gaussian of features (N, D).
+
+    The factor is the rows about their mean where they are fewer than the features, and else a
+    Cholesky factor, pivoted since features may depend on each other.
+    """
+    count = len(features)
+    near = features[slice(0, min(count, _ROWS))].mean(axis=0)  # small numbers keep their digits
+    size = len(near)
+    if count <= size:
+        rows = features[slice(0, count)]
+        mean = rows.mean(axis=0)
+        rows = (rows - mean) / np.sqrt(count - 1)
+        return _Fitted(mean, float((rows**2).sum()), rows)
+    total = np.zeros(size)
+    scatter = np.zeros((size, size), order="F")  # the lower half of it, here and below
+    for some in _cut(count):
+        moved = features[some] - near
+        total += moved.sum(axis=0)
+        scatter = blas.dsyrk(1.0, moved.T, beta=1.0, c=scatter, lower=1, overwrite_c=1)
+    beside = total[:, None]
+    scatter = blas.dsyrk(-1.0 / count, beside, beta=1.0, c=scatter, lower=1, overwrite_c=1)
+    scatter /= count - 1
+    spread = float(np.trace(scatter))
+    factor, order, rank, _ = lapack.dpstrf(scatter, lower=1, overwrite_a=1)
+    factor[:, rank:] = 0.0
+    return _Fitted(near + total / count, spread, factor, order - 1)
+
+
+def _product(first: _Fitted, second: _Fitted) -> Matrix:
+    """A matrix with the singular values of ``(S1 S2)^(1/2)``; may overwrite second's factor."""
+    if first.order is not None and second.order is not None:
+        for column in second.factor.T:  # no second matrix for what is put in order
+            column[second.order] = column.copy()
+            column[:] = column[first.order]
+        found: Matrix = blas.dtrmm(
+            1.0, first.factor, second.factor, lower=1, trans_a=1, overwrite_b=1
+        )
+        return found
+    return _rows(first) @ _rows(second).T
+
+
+def _rows(fitted: _Fitted) -> Matrix:
+    if fitted.order is None:
+        return fitted.factor
+    rows = np.empty_like(fitted.factor.T)
+    rows[:, fitted.order] = fitted.factor.T
+    return rows
+
+
+def frechet_distance(real: Rows, made: Rows) -> float:
     """FID of (N, D) and (M, D) features, N and M at least 2 (Heusel et al. 2017).
 
     ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``. The trace of the root is the sum of the
     singular values of ``X Y^T`` for factors ``S1 = X^T X`` and ``S2 = Y^T Y``: no root of a matrix
-    is taken, and few images make it fast.
+    is taken, and few images make it fast. Of many images no more than two matrices (D, D) are in
+    memory.
     """
-    gap = real.mean(axis=0) - made.mean(axis=0)
-    factors = []
-    spread = 0.0
-    for features in (real, made):
-        centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-        spread += float((centred**2).sum())
-        if centred.shape[0] > centred.shape[1]:
-            centred = np.asarray(np.linalg.qr(centred, mode="r"))
-        factors.append(centred)
-    root = float(np.linalg.svdvals(factors[0] @ factors[1].T).sum())
-    return float(gap @ gap) + spread - 2.0 * root
+    first, second = _fitted(real), _fitted(made)
+    gap = first.mean - second.mean
+    values = svdvals(_product(first, second), overwrite_a=True, check_finite=False)
+    return float(gap @ gap) + first.spread + second.spread - 2.0 * float(values.sum())
 
 
 @component
@@ -114,12 +210,9 @@ class FeatureDistance(SetMetric):
             for before, after in zip(found[: len(samples)], found[len(samples) :], strict=True)
         ]
 
-    def _matrices(self, found: Sequence[Arrays]) -> tuple[Matrix, Matrix]:
-        before, after = (
-            np.stack([arrays[f"{side}.{self.features}"] for arrays in found]).astype(np.float64)
-            for side in ("original", "edited")
-        )
-        return before, after
+    def _sides(self, found: Sequence[Arrays]) -> tuple[Rows, Rows]:
+        before, after = (f"{side}.{self.features}" for side in ("original", "edited"))
+        return _Stored(found, before), _Stored(found, after)
 
 
 @component
@@ -144,9 +237,9 @@ class Kid(FeatureDistance):
         count = len(found)
         if count < 2:
             return MetricResult(None, 0, n_not_applicable=count)
-        weights = rng.multinomial(count, np.full(count, 1.0 / count), size=samples)
-        several = weights[(weights > 0).sum(axis=1) > 1].astype(np.float64)
-        published, resampled = kernel_distance(*self._matrices(found), several)
+        times = resampled_times(count, samples, rng)
+        several = times[times.max(axis=1) < count]  # of one image alone there is nothing to compare
+        published, resampled = kernel_distance(*self._sides(found), several)
         apart = float(resampled[-1])
         value = published if self.as_published else apart
         interval = None
@@ -174,15 +267,13 @@ class Fid(FeatureDistance):
         count = len(found)
         if count < 2:
             return MetricResult(None, 0, n_not_applicable=count)
-        before, after = self._matrices(found)
-        value = frechet_distance(before, after)
+        value = frechet_distance(*self._sides(found))
         details = {"images_wanted": float(BIASED_BELOW), "biased": float(count < BIASED_BELOW)}
         if count < 2 * _GROUPS:
             return MetricResult(value, count, details=details)
         group = rng.permutation(count) % _GROUPS
-        left = np.array(
-            [frechet_distance(before[group != g], after[group != g]) for g in range(_GROUPS)]
-        )
+        rest = [[found[i] for i in np.flatnonzero(group != g).tolist()] for g in range(_GROUPS)]
+        left = np.array([frechet_distance(*self._sides(some)) for some in rest])
         error = float(np.sqrt((_GROUPS - 1) / _GROUPS * ((left - left.mean()) ** 2).sum()))
         return MetricResult(
             value, count, interval=(value - 1.96 * error, value + 1.96 * error), details=details

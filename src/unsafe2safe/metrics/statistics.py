@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_DRAWS_AT_ONCE = 2_000_000  # resampled clusters held in memory
+_DRAWS_AT_ONCE = 500_000  # resampled clusters held in memory
 _TOLERANCE = 1e-9  # of the greatest difference: sums in another order are still the same sum
 
 Floats = NDArray[np.float64]
@@ -45,6 +45,16 @@ def clustered_interval(
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def resampled_times(count: int, samples: int, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """(samples, count) how often each of ``count`` is drawn in bootstrap draws of as many."""
+    times = np.empty((samples, count), np.uint16)
+    even = np.full(count, 1.0 / count)
+    step = max(1, _DRAWS_AT_ONCE // count)
+    for start in range(0, samples, step):
+        times[start : start + step] = rng.multinomial(count, even, min(step, samples - start))
+    return times
 
 
 def exact_interval(
