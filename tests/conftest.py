@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from unsafe2safe.core.openmp import wait_briefly
+
 # The same examples in every run: a failure is the change's, not the draw's.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+wait_briefly()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from unsafe2safe.core.config.compose import check_config, config_dir, explain_hydra
 from unsafe2safe.core.errors import Unsafe2SafeError
+from unsafe2safe.core.openmp import wait_briefly
 from unsafe2safe.core.records import ExitStatus, RunResult
 from unsafe2safe.jobs.multirun import finished_jobs, set_up_process, show
 
@@ -55,9 +56,7 @@ def run_job(script: str, config: DictConfig) -> RunResult:
 
 def main(script: str) -> None:
     """Run ``script`` with the process's own arguments and exit with the worst job's status."""
-    # Threads that spin while they wait make a step many times slower as soon as another process
-    # wants the cores. Read once, when the OpenMP library loads, so set before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     began_by = os.getpid()
     stopped = False
 

@@ -9,6 +9,7 @@ import sys
 
 from omegaconf import OmegaConf
 
+from unsafe2safe.core.openmp import wait_briefly
 from unsafe2safe.core.records import ExitStatus
 from unsafe2safe.engines.processes import end_with_parent
 from unsafe2safe.jobs.command_line import run_job
@@ -16,7 +17,7 @@ from unsafe2safe.jobs.command_line import run_job
 
 def main() -> None:
     """Read script and configuration from standard input, run it, exit with its status."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("unsafe2safe").setLevel(logging.INFO)
     given = json.loads(end_with_parent())

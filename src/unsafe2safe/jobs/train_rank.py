@@ -10,6 +10,7 @@ import traceback
 
 from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import Unsafe2SafeError
+from unsafe2safe.core.openmp import wait_briefly
 from unsafe2safe.core.records import ExitStatus
 from unsafe2safe.engines.processes import end_with_parent
 from unsafe2safe.jobs.command_line import quiet_imports
@@ -17,7 +18,7 @@ from unsafe2safe.jobs.command_line import quiet_imports
 
 def main() -> None:
     """Read configuration and place from standard input, train, exit with a status."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     quiet_imports()
     given = json.loads(end_with_parent())
