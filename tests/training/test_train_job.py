@@ -302,6 +302,23 @@ def test_the_gradient_check_guards_a_run_unless_turned_off(
     train(world, tmp_path / "run", *SHORT, "trainer.gradient_check=false")
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_no_gradient_lies_beside_the_activations_of_the_next_step(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    honest, left = InstructPix2PixTask.loss, []
+
+    def watched(task: InstructPix2PixTask, *arguments: Any) -> torch.Tensor:
+        left.append(any(p.grad is not None for p in task.trainable_parameters().values()))
+        return honest(task, *arguments)
+
+    monkeypatch.setattr(InstructPix2PixTask, "loss", watched)
+    unchecked = ["trainer.gradient_check=false", f"trainer.accumulate={accumulate}"]
+    train(world, tmp_path / "run", *SHORT, "trainer.max_steps=3", *unchecked)
+    # but for those that are added to
+    assert left[: 3 * accumulate] == [False, True][:accumulate] * 3
+
+
 @pytest.mark.slow
 def test_v_prediction_trains_where_the_base_predicts_it(world: World, tmp_path: Path) -> None:
     choices = ["objective=v", "editor.prediction_type=v_prediction", "objective.snr_gamma=5"]

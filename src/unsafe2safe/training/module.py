@@ -91,8 +91,13 @@ class TaskModule(pl.LightningModule):  # type: ignore[misc]
         }
 
     def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
-        """Lightning's step; the average follows it."""
+        """Lightning's step; the average follows it.
+
+        Gradients go at once: Lightning frees them after the next forward pass, where they would
+        lie beside all of its activations.
+        """
         super().optimizer_step(*arguments, **settings)
+        self.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
 
