@@ -35,6 +35,8 @@ from typing import Any, get_args
 from anonymize_jobs import Job
 from table import QUIET, Row, at_least, tell, told_ratio, warn_unless_below
 
+from unsafe2safe.core.openmp import wait_briefly
+
 LEAST_OF_BARE = 1.5  # images per second of our loop, batch 8, against one by one
 LEAST_OF_DEFACE = 1.2
 MOST_MEMORY = 1.1  # peak at 5,000 images, or --many, against that at 100
@@ -255,7 +257,7 @@ def main() -> int:
     if min(given.images, given.steps, given.rounds, given.threads, given.many) < 1:
         parser.error("--images, --steps, --rounds, --threads and --many are at least 1")
     warn_unless_below(QUIET, "before it begins")
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin take each other's cores
+    wait_briefly()  # as the scripts do
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(

@@ -19,6 +19,8 @@ from typing import Any
 
 from small_ip2p import Size
 
+from unsafe2safe.core.openmp import wait_briefly
+
 _LOOPS = "training_loops"
 
 
@@ -49,7 +51,7 @@ def start_server(benchmarks: Path) -> multiprocessing.context.ForkServerContext:
     """What forks the processes."""
     paths = [str(benchmarks), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # two processes that spin take each other's cores
+    wait_briefly()  # as the scripts do
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_LOOPS])
     return context

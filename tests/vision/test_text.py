@@ -33,6 +33,22 @@ def test_two_scales_report_a_line_once(perception, photo, labels):
 
 
 @pytest.mark.parametrize(
+    ("shape", "given", "read"),
+    [((64, 64), None, [1.0]), ((368, 900), None, [1.0]), ((369, 500), None, [1.0, 2.0]),
+     ((1200, 1600), None, [1.0]), ((64, 64), (1.0, 2.0, 4.0), [1.0, 2.0, 4.0])],
+)  # fmt: skip
+def test_a_picture_is_read_again_only_where_the_engine_sees_it_larger(
+    monkeypatch, shape, given, read
+):
+    seen = []
+    monkeypatch.setattr(TextReader, "_read", lambda _, image, scale: seen.append(scale) or [])
+    assert TextReader().read_scales(np.zeros((*shape, 3), np.uint8), given) == []
+    assert seen == read
+    finder = _engine(0).cfg.Det
+    assert (finder.limit_type, finder.limit_side_len) == ("min", 736)
+
+
+@pytest.mark.parametrize(
     ("text", "score", "counts"),
     [("Anna", 0.7, True), ("Anna", 0.5, False), ("42", 0.7, True), ("0", 0.99, False),
      ("--", 0.99, False), ("p", 0.7, False), ("p", 0.95, True), ("a1", 0.6, True)],

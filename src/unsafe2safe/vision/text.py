@@ -23,6 +23,7 @@ from unsafe2safe.vision.regions import clipped, overlap
 _log = logging.getLogger("unsafe2safe")
 _LONE_CHARACTER_SCORE = 0.9  # the recogniser sees single characters in fur, cloth and foliage
 _MOST_ENLARGED = 1600  # long side up to which an image is enlarged; beyond, only time is spent
+_LEAST_SHORT_SIDE = 736  # to which the engine enlarges what is smaller, before it looks for lines
 _SAME_LINE = 0.5  # share of the smaller box from which two readings are of the same line
 
 
@@ -85,13 +86,17 @@ class TextReader:
         """Lines of ``image`` (H, W, 3) uint8 RGB from top to bottom."""
         return self._read(image, 1.0)
 
-    def read_scales(self, image: RgbImage, scales: Sequence[float] = (1.0, 2.0)) -> list[TextLine]:
-        """Lines found at any of ``scales``, for verification.
+    def read_scales(self, image: RgbImage, scales: Sequence[float] | None = None) -> list[TextLine]:
+        """Lines found at any of ``scales``, for verification; None: as it is and, where its short
+        side is over 368 pixels, enlarged twofold. The engine brings smaller ones to one size.
 
         Of a line read alike at several scales the best reading stays; different readings of one
         place all stay, since any of them may be what a person reads.
         """
         long_side = max(image.shape[:2])
+        if scales is None:
+            enlarged = 2 * min(image.shape[:2]) > _LEAST_SHORT_SIDE
+            scales = (1.0, 2.0) if enlarged else (1.0,)
         sizes = dict.fromkeys(_bounded(scale, long_side) for scale in scales)
         lines = [line for scale in sizes for line in self._read(image, scale)]
         kept: list[TextLine] = []
