@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from injected_editors import Grey, Identity, Noise, NotFinite, Raises, WrongSize
@@ -54,6 +55,20 @@ class Blurs(Editor):
             np.asarray(Image.fromarray(r.image).reduce(15).resize(r.image.shape[1::-1], 3))
             for r in requests
         ]
+
+
+@component
+class BlursLetters(Editor):
+    """Blurs as much as makes a reader of text give up, and nobody else."""
+
+    name: str = "blurs_letters"
+
+    def edit(self, requests):
+        return [cv2.GaussianBlur(r.image, (0, 0), 4.0) for r in requests]
+
+
+def all_but(name):
+    return lambda _, names: [other for other in names if other != name]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +125,20 @@ def test_a_cheating_or_destroying_editor_publishes_nothing(folder, editor, regio
     assert {row.state for row in outcomes.values()} == {"needs_review"}
     assert published_files(result) == []
     assert list(read_parts(result.output_dir / "pairs", Pair)) == []
+
+
+def test_letters_that_are_blurred_only_are_read_by_people_and_not_published(tmp_path):
+    shutil.copytree(photos_folder(), tmp_path / "images", ignore=all_but("coffee_note.jpg"))
+    api.generate_triplets(*common(tmp_path))
+    result, outcomes = anonymized(
+        tmp_path, BlursLetters(), "verify.ladder=[]", "verify.max_attempts=1"
+    )
+    (row,) = outcomes.values()
+    assert (row.state, row.reason) == ("needs_review", "not verified: letters_alike")
+    assert not published_files(result)
+    again, outcomes = anonymized(tmp_path, BlursLetters(), "verify.ladder=[redact]")
+    assert [row.state for row in outcomes.values()] == ["anonymized"]
+    assert published_files(again)
 
 
 def test_a_face_that_is_blurred_only_is_the_source_blurred_and_not_published(tmp_path):

@@ -24,6 +24,7 @@ from unsafe2safe.vision.detectors import Detection, Detector
 from unsafe2safe.vision.faces import Face
 from unsafe2safe.vision.matching import text_leaks
 from unsafe2safe.vision.regions import covered, overlap
+from unsafe2safe.vision.strokes import stroke_correlation
 from unsafe2safe.vision.text import TextLine
 
 _INSIDE = 0.5  # share of a detection under the mask from which it counts as edited content
@@ -31,6 +32,7 @@ _NOISE_FLOOR = 12.0  # grey levels; sensor noise and texture stay below, random 
 _FLAT = 6.0  # grey levels of contrast below which a region holds nothing to be changed
 _UNCHANGED_SSIM = 0.95
 _LEAST_MASKED = 0.1  # share of a region's box from which its mask counts as its own
+_LETTERED = (Category.TEXT, Category.PLATE)
 _UNSEEN_FACE = 0.75  # share of the identity limit that holds where no strict detector sees a face
 
 
@@ -94,6 +96,7 @@ def verify(
         *_face_checks(candidate, published, faces, others, mask, settings, editor),
         *_text_checks(candidate, lines, mask, settings),
         *_plate_checks(candidate, published, settings),
+        *_stroke_checks(candidate, published, mask, settings),
     ]
     if detectors:
         unseen = sum(covered(found.box, mask) < _INSIDE for found in others)
@@ -279,6 +282,30 @@ def _plate_checks(candidate: Candidate, published: Pixels, settings: Verify) -> 
         read = candidate.perception.verify_plate(published, box)
         leaked += any(text_leaks(texts, read, settings.plate_leak_ratio))
     yield _alike(_at_most("plates_readable", float(leaked), 0.0))
+
+
+def _stroke_checks(
+    candidate: Candidate, published: Pixels, mask: Mask, settings: Verify
+) -> Iterator[_Judged]:
+    """Letters that were blurred are no longer read long before people cannot read them."""
+    found = []
+    for region in candidate.sensitive_regions:
+        if region.category in _LETTERED and (masked := _masked(region.box, mask)).any():
+            window = _window(region.box, mask)
+            source = candidate.image.pixels[window]
+            found.append(stroke_correlation(source, published[window], masked))
+    if found:
+        yield _alike(_at_most("letters_alike", max(found), settings.letters_alike))
+
+
+def _masked(box: Box, mask: Mask) -> NDArray[np.bool_]:
+    """Of the pixels of a box those under the mask; none where it has too few to count as its own.
+
+    Of an outline, or of a mask of any shape, a box holds pixels that must stay as they are.
+    """
+    masked = mask[_window(box, mask)] > 0.5
+    enough = masked.sum() >= _LEAST_MASKED * max(masked.size, 1)
+    return masked if enough else np.zeros_like(masked)
 
 
 def _touches(box: Box, others: Sequence[Box]) -> bool:

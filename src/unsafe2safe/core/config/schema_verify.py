@@ -115,6 +115,14 @@ class Verify(Strict):
         le=100,
         description="The same for plates, where most of the characters tell which it is.",
     )
+    letters_alike: float = Field(
+        ge=0,
+        le=1,
+        description=(
+            "Greatest correlation of a text's or plate's strokes with the source's: above, letters "
+            "that are blurred so that no reader reads them can still be made out."
+        ),
+    )
     min_outside_ssim: float = Field(
         ge=-1, le=1, description="Least SSIM with the source outside the masks."
     )
