@@ -16,7 +16,7 @@ from unsafe2safe.metrics.base import Metric
 from unsafe2safe.metrics.faces import FaceLeakRate, FaceSim, FaceSimPaper
 from unsafe2safe.metrics.features import ImageFeatures
 from unsafe2safe.metrics.reidentification import ReidentificationRank1
-from unsafe2safe.metrics.text import TextLeakRecall
+from unsafe2safe.metrics.text import TextLeakRecall, TextStrokes
 from unsafe2safe.vision.arrays import bounded
 from unsafe2safe.vision.perception import Perception
 from unsafe2safe.vision.regions import mask_of
@@ -124,6 +124,24 @@ def test_each_line_that_is_painted_over_is_one_leak_less(line, left):
 
     found = value(TextLeakRecall(), original, changed("cat_poster.jpg", paint))
     assert found == pytest.approx(left / len(original.lines))
+
+
+def test_blurred_letters_are_read_by_nobody_but_people_and_so_by_their_strokes():
+    original = seen("cat_poster.jpg")
+    told = []
+    for sigma in (0.0, 2.0, 4.0, 8.0, 16.0, 32.0):
+        edited = changed(
+            "cat_poster.jpg", lambda p, s=sigma: cv2.GaussianBlur(p, (0, 0), s) if s else p.copy()
+        )
+        told.append(
+            (value(TextLeakRecall(), original, edited), value(TextStrokes(), original, edited))
+        )
+    strokes = [kept for _, kept in told]
+    assert strokes[0] == pytest.approx(1.0)
+    assert strokes == sorted(strokes, reverse=True)
+    assert strokes[-1] < 0.1
+    read, kept = told[3]
+    assert read < 0.5 < kept  # people read these lines on
 
 
 def figures(change, *names):
