@@ -25,7 +25,7 @@ from odd_images import (
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from unsafe2safe.core.errors import UnreadableImage
-from unsafe2safe.data.decode import DecodedImage, decode_bytes, decode_file
+from unsafe2safe.data.decode import DecodedImage, decode_bytes, decode_file, stated_size
 
 PICTURE = Image.fromarray(gradient())
 JPEG = saved(PICTURE, "JPEG", quality=95)
@@ -325,3 +325,19 @@ def test_missing_folders_and_pipes_fail(tmp_path):
     for name, told in (("pipe.jpg", "regular"), ("folder.jpg", "folder"), ("no.jpg", "missing")):
         with pytest.raises(UnreadableImage, match=told):
             decode_file(tmp_path / name, name)
+
+
+@pytest.mark.parametrize("kind", ["content", "file"])
+def test_a_header_states_its_size_however_large(tmp_path, recwarn, kind):
+    """Pillow refuses twice its own bound, which a data set's max_pixels may be above."""
+    path = tmp_path / "panorama.png"
+    for content in (huge_png_header(), b"nothing"):
+        path.write_bytes(content)
+        file = path if kind == "file" else content
+        if content == b"nothing":
+            with pytest.raises(UnreadableImage, match="not an image"):
+                stated_size(file, "panorama")
+        else:
+            width, height = stated_size(file, "panorama")
+            assert width * height > 2 * Image.MAX_IMAGE_PIXELS
+    assert not recwarn.list

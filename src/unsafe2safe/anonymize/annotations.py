@@ -15,13 +15,12 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image
-
 from unsafe2safe.anonymize.lookup import TripletLookup
 from unsafe2safe.anonymize.naming import tells_person
 from unsafe2safe.core.config.schema import Publish
 from unsafe2safe.core.files import atomic_path, inside
 from unsafe2safe.core.records import ImageRecord, Outcome
+from unsafe2safe.data.decode import stated_size
 from unsafe2safe.data.published import AnnotationFile, PublishedImage
 from unsafe2safe.data.source import ImageSource
 
@@ -83,8 +82,7 @@ def _published(
     while some := tuple(islice(remaining, _AT_ONCE)):
         described = lookup.find([row.image_id for row in some])
         for row in some:
-            with Image.open(inside(run / "published", row.name)) as image:  # its header alone
-                width, height = image.size
+            width, height = stated_size(inside(run / "published", row.name), row.image_id)
             triplet, _ = described[row.image_id]
             caption = " ".join(triplet.public_caption.split())
             yield PublishedImage(row.image_id, row.name, width, height, caption)

@@ -6,13 +6,10 @@ Needs the folder and nothing else: no data set, no key, no model, no network. No
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from PIL import Image
 
 from unsafe2safe.anonymize.chain import (
     CHAIN_FILE,
@@ -23,11 +20,12 @@ from unsafe2safe.anonymize.chain import (
     read_chain,
 )
 from unsafe2safe.anonymize.manifest import MANIFEST, read_rows
-from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.errors import UnreadableImage, UsageError
 from unsafe2safe.core.files import inside
 from unsafe2safe.core.ledger import read_run
 from unsafe2safe.core.records import Outcome, WorkUnit
 from unsafe2safe.core.tables import read_records
+from unsafe2safe.data.decode import stated_size
 from unsafe2safe.data.metadata import leftover_metadata
 
 PUBLISHED = "published"
@@ -286,9 +284,8 @@ class _Walk:
 def _size(content: bytes) -> tuple[int, int] | None:
     """Width and height that a picture's header states."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.size
-    except Exception:  # damaged files make decoders raise all sorts of things
+        return stated_size(content, "")
+    except UnreadableImage:
         return None
 
 

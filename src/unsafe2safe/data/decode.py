@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ Orientation = Literal["apply", "raster"]
 Colour = Literal["srgb", "stored"]
 Pixels = NDArray[np.uint8]
 
+_BEGINNING = 256  # bytes that tell the format
 MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
 
 # No other reader of Pillow's is ever tried: some of them run external programs.
@@ -135,7 +136,7 @@ def decode_bytes(
     if not content:
         raise UnreadableImage(image_id, "empty file")
     try:
-        with _open(content, image_id) as (image, half_readable):
+        with _open(io.BytesIO(content), image_id) as (image, half_readable):
             count = image.width * image.height
             if count > max_pixels:
                 raise UnreadableImage(
@@ -156,19 +157,23 @@ def decode_bytes(
     )
 
 
-def stated_size(content: bytes, image_id: str) -> tuple[int, int]:
-    """Width and height as the header states them, undecoded, before any turning.
+def stated_size(file: Path | bytes, image_id: str) -> tuple[int, int]:
+    """Width and height as the header of a file, or of its content, states them: undecoded,
+    whatever their product, before any turning.
 
     Raises:
         UnreadableImage: there is no header that can be read.
     """
+    beginning = b""
     try:
-        with _open(content, image_id) as (image, _):
-            return image.width, image.height
+        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
+            beginning = stream.read(_BEGINNING)
+            with _open(stream, image_id) as (image, _):
+                return image.width, image.height
     except UnreadableImage:
         raise
     except Exception as error:  # as above
-        raise UnreadableImage(image_id, _reason(error, content)) from None
+        raise UnreadableImage(image_id, _reason(error, beginning)) from None
 
 
 def _reason(error: Exception, content: bytes) -> str:
@@ -183,8 +188,11 @@ def _reason(error: Exception, content: bytes) -> str:
 
 
 @contextmanager
-def _open(content: bytes, image_id: str) -> Iterator[tuple[Image.Image, bool]]:
+def _open(stream: BinaryIO, image_id: str) -> Iterator[tuple[Image.Image, bool]]:
     """An image whose header is read, and whether some of its metadata could not be."""
+    stream.seek(0)
+    content = stream.read(_BEGINNING)
+    stream.seek(0)
     Image.init()  # registers the readers; does nothing from the second time on
     readers = [name for name in _READERS if name in Image.OPEN]
     if content[4:8] == b"ftyp":
@@ -199,7 +207,7 @@ def _open(content: bytes, image_id: str) -> Iterator[tuple[Image.Image, bool]]:
     ):  # Pillow's own bound is global and fixed: ours is checked by the caller instead
         bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(io.BytesIO(content), formats=readers)
+            image = Image.open(stream, formats=readers)
         finally:
             Image.MAX_IMAGE_PIXELS = bound
     with image:
