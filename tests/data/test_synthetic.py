@@ -51,6 +51,7 @@ def drawn(count: int = RECORDS):
         yield world, scene, redraw(scene, draw_private(scene, world, rng, share)), rng
 
 
+@pytest.mark.slow  # each of 2,000 is drawn four times; test_redrawing.py has a part of it
 def test_a_redraw_differs_inside_its_mask_and_the_mask_lies_in_the_private_layers():
     for _, scene, redrawn, _ in drawn():
         before, after = render(scene), render(redrawn.scene)

@@ -75,6 +75,7 @@ def test_the_base_is_a_function_of_its_seed_and_leaves_torchs_own_alone(
     assert fingerprint != other.base_fingerprint(other.load_base())
 
 
+@pytest.mark.slow
 def test_the_base_is_the_same_under_another_thread_count(editor: TinyEditor) -> None:
     threads = torch.get_num_threads()
     found = set()

@@ -27,7 +27,13 @@ def left_by(run, script):
     }
 
 
-@pytest.mark.parametrize("script", list(LEAVES))
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(script, marks=[] if script == "anonymize" else pytest.mark.slow)
+        for script in LEAVES
+    ],
+)
 def test_two_kills_end_with_the_bytes_of_an_undisturbed_run(tmp_path, chain, script):
     overrides = {
         "generate_triplets": [*SMALL],

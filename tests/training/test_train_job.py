@@ -174,6 +174,7 @@ def start(world: World, output: Path, *overrides: str) -> subprocess.Popen[bytes
     )
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_started_again_it_has_the_losses_it_would_have_had(
     world: World, tmp_path: Path
 ) -> None:
