@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from PIL import Image
 from scenes_verified import SETTINGS, write_masks
-from scipy.stats import spearmanr
+from scipy.stats import poisson, spearmanr
 
 from unsafe2safe import api
 from unsafe2safe.core.config.components import build
@@ -47,6 +47,7 @@ from unsafe2safe.data.synthetic.source import SyntheticSource, world_named
 from unsafe2safe.evaluation.known_strength import partly_undone
 from unsafe2safe.metrics.base import Metric, PairSample, SceneTruth
 from unsafe2safe.metrics.features import ImageFeatures
+from unsafe2safe.metrics.statistics import holm
 from unsafe2safe.metrics.truth import outside_private
 from unsafe2safe.vision.perception import Perception
 
@@ -206,23 +207,27 @@ def attacks(scenes: Scenes, metrics: Mapping[str, Metric], ladder: Edit) -> bool
     reidentifying = [name for name in metrics if "reidentification" in name]
     reidentifying += [name for name in metrics if name == "reconstruction"]
 
-    def at_chance(row: str, name: str) -> bool:
-        result = found[row][name]
-        return (result.value or 0.0) <= result.details["chance_high"]
+    def at_chance(row: str) -> bool:
+        """Whether none of the attackers finds more people than chance, several being asked: the
+        number that guessing finds is Poisson's, and Holm corrects for the attackers."""
+        p = []
+        for result in (found[row][name] for name in reidentifying):
+            count = result.details["identities"]
+            hits = np.ceil((result.value or 0.0) * count - 1e-6)
+            p.append(float(poisson.sf(hits - 1, result.details["chance"] * count)))
+        return min(holm(p)) > 0.05
 
     blur = found["weak blur"]
     naive, adaptive = (blur[f"{how}_reidentification"].interval for how in ("naive", "adaptive"))
     answers = {
-        "unrelated sits at chance": all(at_chance("unrelated", name) for name in reidentifying),
+        "unrelated sits at chance": at_chance("unrelated"),
         "copies are found": all(
             (found["identity"][name].value or 0) > 0.99 for name in reidentifying
         ),
         "learning beats the naive attack on a weak blur": naive is not None
         and adaptive is not None
         and adaptive[0] > naive[1],
-        "after the ladder at chance": all(
-            at_chance("after the ladder", name) for name in reidentifying
-        ),
+        "after the ladder at chance": at_chance("after the ladder"),
         "measurable after the ladder": all(
             found["after the ladder"][name].details["measurable"] for name in reidentifying
         ),
