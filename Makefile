@@ -5,11 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 OMP_NUM_THREADS ?= 2
-# Threads that spin for long while they wait starve every other process on the machine; see
-# src/unsafe2safe/core/openmp.py.
-OMP_WAIT_POLICY ?= PASSIVE
-GOMP_SPINCOUNT ?= 1000
-export OMP_NUM_THREADS OMP_WAIT_POLICY GOMP_SPINCOUNT
+export OMP_NUM_THREADS
 # The demo keeps to itself: its runs, its private share, its data.
 DEMO_PATHS := paths.runs=$(DEMO)/runs paths.private=$(DEMO)/private
 # A script that finished, but held something back or failed on single items, exits with 3.

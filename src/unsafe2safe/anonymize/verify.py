@@ -290,22 +290,16 @@ def _stroke_checks(
     """Letters that were blurred are no longer read long before people cannot read them."""
     found = []
     for region in candidate.sensitive_regions:
-        if region.category in _LETTERED and (masked := _masked(region.box, mask)).any():
-            window = _window(region.box, mask)
-            source = candidate.image.pixels[window]
-            found.append(stroke_correlation(source, published[window], masked))
+        if region.category not in _LETTERED:
+            continue
+        window = _window(region.box, mask)
+        masked = mask[window] > 0.5  # a box holds pixels, too, that must stay as they are
+        if masked.sum() < _LEAST_MASKED * max(masked.size, 1):
+            continue
+        source = candidate.image.pixels[window]
+        found.append(stroke_correlation(source, published[window], masked))
     if found:
         yield _alike(_at_most("letters_alike", max(found), settings.letters_alike))
-
-
-def _masked(box: Box, mask: Mask) -> NDArray[np.bool_]:
-    """Of the pixels of a box those under the mask; none where it has too few to count as its own.
-
-    Of an outline, or of a mask of any shape, a box holds pixels that must stay as they are.
-    """
-    masked = mask[_window(box, mask)] > 0.5
-    enough = masked.sum() >= _LEAST_MASKED * max(masked.size, 1)
-    return masked if enough else np.zeros_like(masked)
 
 
 def _touches(box: Box, others: Sequence[Box]) -> bool:
