@@ -34,3 +34,11 @@ def bounded(image: RgbImage, long_side: int) -> RgbImage:
     if ratio >= 1:
         return image
     return resized(image, max(1, round(height * ratio)), max(1, round(width * ratio)))
+
+
+def blended(image: RgbImage, changed: RgbImage, weight: Mask) -> RgbImage:
+    """``weight`` (H, W) parts of ``changed`` (H, W, 3) and the rest of ``image`` (H, W, 3).
+
+    Where the weight is 0 or 1 it is the one or the other exactly.
+    """
+    return np.asarray(cv2.blendLinear(changed, image, weight, 1.0 - weight), np.uint8)

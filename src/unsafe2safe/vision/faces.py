@@ -136,22 +136,21 @@ class FaceDetector:
         heat, log_size, offset, points = maps
         height, width = image.shape[:2]
         unit = np.array([width / view.width, height / view.height], np.float32)
-        faces = []
-        for row, column in np.argwhere(heat[0] >= self.threshold):
-            size = np.exp(log_size[::-1, row, column]) * _STRIDE  # width, height
-            cell = np.array([column, row], np.float32)
-            corner = (cell + offset[::-1, row, column] + 0.5) * _STRIDE - size / 2
-            landmarks = corner + points[:, row, column].reshape(5, 2)[:, ::-1] * size
-            corner, size, landmarks = corner * unit, size * unit, landmarks * unit
-            if view.mirrored:
-                corner[0] = width - corner[0] - size[0]
-                landmarks[:, 0] = width - landmarks[:, 0]
-                landmarks = landmarks[_MIRRORED]
-            box = clipped(Box(*map(float, (*corner, *size))), width, height)
-            if box.area > 0:
-                score = float(heat[0, row, column])
-                faces.append(Face(box, score, landmarks.astype(np.float32)))
-        return _merged(faces)
+        rows, columns = np.nonzero(heat[0] >= self.threshold)
+        scores = heat[0, rows, columns]
+        sizes = np.exp(log_size[::-1, rows, columns].T) * _STRIDE  # width, height
+        cells = np.stack([columns, rows], axis=1).astype(np.float32)
+        corners = (cells + offset[::-1, rows, columns].T + 0.5) * _STRIDE - sizes / 2
+        parts = points[:, rows, columns].T.reshape(-1, 5, 2)[..., ::-1]  # of the box, x and y
+        landmarks = (corners[:, None] + parts * sizes[:, None]) * unit
+        corners, sizes = corners * unit, sizes * unit
+        if view.mirrored:
+            corners[:, 0] = width - corners[:, 0] - sizes[:, 0]
+            landmarks[..., 0] = width - landmarks[..., 0]
+            landmarks = landmarks[:, _MIRRORED]
+        found = zip(np.hstack([corners, sizes]).tolist(), scores.tolist(), landmarks, strict=True)
+        faces = [Face(clipped(Box(*box), width, height), *rest) for box, *rest in found]
+        return _merged([face for face in faces if face.box.area > 0])
 
 
 def _merged(faces: list[Face]) -> list[Face]:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unsafe2safe.vision.arrays import Mask, RgbImage, resized
+from unsafe2safe.vision.arrays import Mask, RgbImage, blended, resized
 
 Method: TypeAlias = Literal["blur", "mosaic", "fill", "inpaint"]
 _Support: TypeAlias = npt.NDArray[np.bool_]
@@ -180,15 +180,19 @@ def _checked(image: RgbImage, mask: Mask) -> tuple[RgbImage, Mask]:
 
 def _parts(alpha: Mask) -> Iterator[tuple[slice, slice, _Support]]:
     """Bounding rows and columns of each 8-connected part, and the part within them."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((alpha > 0).astype(np.uint8))
+    hidden = (alpha > 0).view(np.uint8)
+    first_column, first_row, across, down = cv2.boundingRect(hidden)
+    hidden = hidden[first_row : first_row + down, first_column : first_column + across]
+    if not hidden.size:
+        return
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(hidden)
     for label in range(1, count):
         left, top, width, height = stats[label, :4].tolist()
-        rows, columns = slice(top, top + height), slice(left, left + width)
-        yield rows, columns, labels[rows, columns] == label
+        support = labels[top : top + height, left : left + width] == label
+        top, left = top + first_row, left + first_column
+        yield slice(top, top + height), slice(left, left + width), support
 
 
 def _mix(target: RgbImage, changed: RgbImage, alpha: Mask, support: _Support) -> None:
     """Blend ``changed`` into ``target`` in place, within ``support`` only."""
-    weight = alpha[support][:, None]
-    mixed = weight * changed[support] + (1 - weight) * target[support]
-    target[support] = np.rint(mixed).astype(np.uint8)
+    target[...] = blended(target, changed, np.where(support, alpha, np.float32(0)))

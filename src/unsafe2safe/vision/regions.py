@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -109,11 +110,7 @@ def head_of(person: Box) -> Box:
 def suppress(boxes: list[Box], scores: list[float], most_iou: float) -> list[int]:
     """Non-maximum suppression: indices of the kept boxes, best score first.
 
-    Equal scores keep their order, so equal input gives equal output.
+    Scores are more than 0; equal ones keep their order, so equal input gives equal output.
     """
-    order = sorted(range(len(boxes)), key=lambda index: -scores[index])
-    kept: list[int] = []
-    for index in order:
-        if all(iou(boxes[index], boxes[other]) <= most_iou for other in kept):
-            kept.append(index)
-    return kept
+    rectangles = [(box.x, box.y, box.width, box.height) for box in boxes]
+    return [int(index) for index in cv2.dnn.NMSBoxes(rectangles, scores, 0.0, most_iou)]
