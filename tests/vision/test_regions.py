@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,3 +102,15 @@ def test_suppression_keeps_the_best_of_overlapping_boxes_and_all_that_lie_apart(
     assert suppress(some, [0.5, 0.9, 0.6], 0.3) == [1, 2]
     assert suppress(some, [0.5, 0.9, 0.6], 0.95) == [1, 2, 0]
     assert suppress([], [], 0.3) == []
+
+
+def test_suppression_is_torchvisions():
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        count = draw.integers(1, 60)
+        sides = np.hstack([draw.uniform(0, 200, (count, 2)), draw.uniform(1, 60, (count, 2))])
+        scores = draw.permutation(count) / count + 0.01
+        corners = torch.tensor(np.hstack([sides[:, :2], sides[:, :2] + sides[:, 2:]]))
+        expected = torchvision.ops.nms(corners, torch.tensor(scores), 0.3).tolist()
+        boxes = [Box(*side) for side in sides.tolist()]
+        assert suppress(boxes, scores.tolist(), 0.3) == expected
