@@ -25,7 +25,8 @@ Found = dict[str, Any]
 class Job:
     """``kind`` names a function below; ``root`` is where all of them work.
 
-    ``looks``: whether the detectors look at the edited pictures again.
+    ``looks``: whether the detectors look at the edited pictures again. Of ``shards`` processes that
+    share a job, this one is number ``shard``.
     """
 
     kind: str
@@ -37,6 +38,8 @@ class Job:
     threads: int = 2
     looks: str = "on"
     size: str = "TRUE_PROPORTIONS"
+    shard: int = 0
+    shards: int = 1
 
     @property
     def places(self) -> list[str]:
@@ -202,7 +205,7 @@ def bare_pipeline(job: Job) -> Found:
 
 def prepare_photos(job: Job) -> Found:
     """Sample photographs with faces, all of one size (deface takes the first one's for all), with
-    mirrored copies, and how many faces the detector finds in each at that size."""
+    mirrored copies."""
     from PIL import Image, ImageOps
 
     from unsafe2safe.data.samples import SamplesSource, photos_folder
@@ -213,19 +216,23 @@ def prepare_photos(job: Job) -> Found:
     names = sorted(name for name, label in labels.items() if label.face_boxes)
     for index in range(job.images):
         picture = Image.open(photos_folder() / names[index % len(names)]).convert("RGB")
-        fitted = ImageOps.fit(picture, (job.side, job.side * 3 // 4), Image.Resampling.LANCZOS)
+        sides = job.side, job.side * 3 // 4
+        upper = (0.5, 0.2)  # where the faces are, of portraits
+        fitted = ImageOps.fit(picture, sides, Image.Resampling.LANCZOS, centering=upper)
         if index // len(names) % 2:
             fitted = ImageOps.mirror(fitted)
         fitted.save(folder / f"{index:04d}.jpg", quality=95)
-    return {"faces": {path.name: len(found) for path, found in _faces(job)}}
+    return {}
 
 
-def _faces(job: Job) -> Iterator[tuple[Path, list[Any]]]:
+def find_faces(job: Job) -> Found:
+    """Boxes of the faces in each photograph."""
     from unsafe2safe.data.decode import decode_file
 
     detector = _detector(job)
-    for path in sorted((job.root / "photos").iterdir()):
-        yield path, detector.detect([decode_file(path, path.name).pixels])[0]
+    photos = sorted((job.root / "photos").iterdir())
+    found = [detector.detect([decode_file(path, path.name).pixels])[0] for path in photos]
+    return {"faces": [[face.box for face in faces] for faces in found]}
 
 
 def _detector(job: Job) -> Any:
@@ -236,14 +243,17 @@ def _detector(job: Job) -> Any:
 
 
 def redact_faces(job: Job) -> Found:
-    """What deface does, by our parts: find faces once at the picture's own size, blur them, write
-    without metadata. ``looks``: off; ``same``, the same detector once more at what was written;
-    ``on``, the whole verification, its readings of text included."""
+    """What deface does, by our parts: find faces once, blur them, write without metadata.
+
+    ``looks``: off; ``edited``, the same detector once more at what was edited; ``same``, at all of
+    what was written; ``checked``, all of verify.look=edited, with that detector; ``on``, the whole
+    verification, its readings of text included.
+    """
     from unsafe2safe.anonymize.candidate import Candidate
     from unsafe2safe.anonymize.ladder import Step
     from unsafe2safe.anonymize.publish import Publisher
-    from unsafe2safe.anonymize.region_editing import edit_regions
-    from unsafe2safe.anonymize.verify import verify
+    from unsafe2safe.anonymize.region_editing import edit_regions, edited_windows
+    from unsafe2safe.anonymize.verify import least_face, verify
     from unsafe2safe.core.config.compose import load
     from unsafe2safe.core.files import KeyedHash
     from unsafe2safe.core.records import (
@@ -259,18 +269,21 @@ def redact_faces(job: Job) -> Found:
     from unsafe2safe.editors.redact import RedactEditor
     from unsafe2safe.vision.perception import Perception
 
-    config: Any = load("anonymize", [*job.places, "mask_categories=[face]"])
+    look = "edited" if job.looks == "checked" else "whole"
+    config: Any = load("anonymize", [*job.places, "mask_categories=[face]", f"verify.look={look}"])
     detector, editor = _detector(job), RedactEditor(name="redact")
     perception = Perception(config.vision, job.threads)
+    perception.faces = detector
     keyed = KeyedHash(job.root / "private")
     publisher = Publisher(job.root / f"redacted-{job.looks}", config.publish, keyed)
-    files = sorted((job.root / "photos").iterdir())[: job.images]
+    files = sorted((job.root / "photos").iterdir())[job.shard : job.images : job.shards]
     faces = left = 0
     warm = decode_file(files[0], files[0].name).pixels
     detector.detect([warm])
     if job.looks == "on":
         perception.verify_faces(warm[:64, :64])
         perception.verify_text(warm[:64, :64])
+    _wait_for_others(job)
     with Clock() as clock:
         for path in files:
             image = decode_file(path, path.name)
@@ -288,13 +301,26 @@ def redact_faces(job: Job) -> Found:
             (edited,) = edit_regions(editor, [request], config)
             encoded = publisher.encode(path.name, edited, image, None)
             faces += len(found)
-            if job.looks == "same":
+            if job.looks == "edited":
+                edited_parts = edited_windows(request.mask)
+                sides = [least_face(part, regions) for part in edited_parts]
+                left += len(detector.detect_in(encoded.pixels, edited_parts, sides))
+            elif job.looks == "same":
                 left += len(detector.detect([encoded.pixels])[0])
-            elif job.looks == "on":
+            elif job.looks in ("checked", "on"):
                 verdict = verify(candidate, encoded.pixels, request.mask, config.verify, editor)
                 left += not verdict.passed
             publisher.write(path.name, encoded)
     return {**clock.found, "faces": faces, "left": left}
+
+
+def _wait_for_others(job: Job) -> None:
+    """Until all processes that share the job are ready to begin."""
+    meeting = job.root / f"{job.kind}-{job.looks}"
+    meeting.mkdir(exist_ok=True)
+    (meeting / str(job.shard)).touch()
+    while len(list(meeting.iterdir())) < job.shards:
+        time.sleep(0.001)
 
 
 def memory(job: Job) -> Found:

@@ -13,7 +13,7 @@ from PIL import Image
 from unsafe2safe import api
 from unsafe2safe.core.config.components import component
 from unsafe2safe.core.config.compose import load
-from unsafe2safe.core.errors import UsageError
+from unsafe2safe.core.errors import ConfigError, UsageError
 from unsafe2safe.core.pseudonyms import restore, true_names
 from unsafe2safe.core.records import (
     Outcome,
@@ -28,6 +28,7 @@ from unsafe2safe.data.samples import photos_folder
 from unsafe2safe.editors.base import Editor
 from unsafe2safe.editors.redact import RedactEditor
 from unsafe2safe.jobs import anonymize
+from unsafe2safe.vision.perception import Perception
 
 UNSAFE = ("astronaut.jpg", "coffee_note.jpg")
 
@@ -65,6 +66,16 @@ class BlursLetters(Editor):
 
     def edit(self, requests):
         return [cv2.GaussianBlur(r.image, (0, 0), 4.0) for r in requests]
+
+
+@component
+class Dims(Editor):
+    """Changes all pixels and hides nothing."""
+
+    name: str = "dims"
+
+    def edit(self, requests):
+        return [r.image // 3 for r in requests]
 
 
 def all_but(name):
@@ -152,6 +163,28 @@ def test_a_face_that_is_blurred_only_is_the_source_blurred_and_not_published(tmp
     (attempt,) = outcomes["portrait.jpg"].attempts
     assert attempt.reason == "identity_distance"
     assert outcomes["portrait.jpg"].state == "needs_review"
+
+
+def test_a_look_at_what_was_edited_finds_what_was_left_there(folder):
+    _, outcomes = anonymized(
+        folder, Dims(), "verify.look=edited", "verify.faces=absent", "verify.ladder=[]"
+    )
+    assert {row.state for row in outcomes.values()} == {"needs_review"}
+    assert "faces_found" in outcomes["astronaut.jpg"].reason
+    assert "texts_readable" in outcomes["coffee_note.jpg"].reason
+
+
+def test_a_look_at_what_was_edited_asks_nobody_about_the_whole(folder, monkeypatch):
+    for name in ("verify_faces", "verify_text"):
+        monkeypatch.setattr(Perception, name, None)
+    result, outcomes = anonymized(folder, None, "verify.look=edited", "publish.names=hash")
+    assert {row.state for row in outcomes.values()} == {"anonymized"}
+    assert len(published_files(result)) == len(outcomes) + 1  # and metadata.csv
+
+
+def test_whole_frames_that_are_edited_are_looked_at_as_a_whole():
+    with pytest.raises(ConfigError, match="region=full"):
+        load("anonymize", ["region=full", "verify.look=edited"])
 
 
 @pytest.mark.parametrize("editor", [Raises(), WrongSize(), NotFinite()], ids=lambda e: e.name)

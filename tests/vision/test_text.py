@@ -6,7 +6,10 @@ import socket
 import numpy as np
 import pytest
 
+from unsafe2safe.core.records import Category
+from unsafe2safe.vision.masks import Window
 from unsafe2safe.vision.matching import normalize_text
+from unsafe2safe.vision.regions import grow_region, iou
 from unsafe2safe.vision.text import TextReader, _engine
 
 
@@ -20,6 +23,20 @@ def test_every_planted_string_is_read_where_it_is(perception, photo, labels, nam
         assert line.polygon.shape == (4, 2)
         assert 0 <= line.box.x < line.box.right <= image.shape[1]
         assert 0 <= line.box.y < line.box.bottom <= image.shape[0]
+
+
+def test_of_a_part_lines_are_told_where_they_lie_in_the_whole(perception, photo):
+    image = photo("coffee_note.jpg")
+    whole = {line.text: line for line in perception.text.read(image)}
+    first = min(whole.values(), key=lambda line: line.box.y)
+    height, width = image.shape[:2]
+    around = Window.of(grow_region(Category.TEXT, first.box, 0.5, width, height), height, width)
+    seen = {line.text: line for line in perception.read_again(image, [around])}
+    assert first.text in seen
+    assert iou(seen[first.text].box, first.box) > 0.6
+    assert np.abs(seen[first.text].polygon - first.polygon).max() < 0.5 * first.box.height
+    assert len(seen) < len(whole)
+    assert perception.read_again(image, []) == []
 
 
 @pytest.mark.parametrize("name", ["cat.jpg", "coffee.jpg"])

@@ -15,13 +15,15 @@ import numpy as np
 from unsafe2safe.anonymize.fitting import Fit
 from unsafe2safe.core.config.schema import Anonymize
 from unsafe2safe.core.randomness import torch_seed
-from unsafe2safe.core.records import Box, Region
+from unsafe2safe.core.records import Region
 from unsafe2safe.editors.base import Canvas, Editor, EditRequest, Mask, Pixels
+from unsafe2safe.vision.arrays import blended
 from unsafe2safe.vision.masks import Shape, Window, connected_shapes
 from unsafe2safe.vision.regions import overlap
 
 _LEAST_CROP = 64  # pixels: less than that around a region tells an editor nothing
-_STRIP = 256  # rows that are pasted at once
+_AROUND_EDIT = 0.1  # of its size on each side, beside the margin that a mask has already
+_STRIP = 64  # rows that are pasted at once
 
 
 def edit_regions(
@@ -65,14 +67,11 @@ def composite(source: Pixels, edited: Pixels, mask: Mask) -> Pixels:
 
 
 def _paste(target: Pixels, edited: Pixels, mask: Mask) -> None:
-    """Mix ``edited`` into ``target`` in place; by strips, for floats are many times the pixels."""
+    """Mix ``edited`` into ``target`` in place; by strips, where there is something to mix."""
     for top in range(0, len(target), _STRIP):
         rows = slice(top, top + _STRIP)
-        where = mask[rows] > 0
-        if where.any():
-            weight = mask[rows][where][:, None]
-            mixed = weight * edited[rows][where] + (1.0 - weight) * target[rows][where]
-            target[rows][where] = np.rint(mixed).astype(np.uint8)
+        if mask[rows].any():
+            target[rows] = blended(target[rows], edited[rows], mask[rows])
 
 
 def _hard(mask: Mask) -> Mask:
@@ -219,6 +218,11 @@ def _first_merger(
     return None
 
 
+def edited_windows(mask: Mask) -> list[Window]:
+    """Windows around all that is masked in ``mask`` (H, W), with a little of what surrounds it."""
+    return [crop.window for crop in plan_crops(mask, Canvas(), _AROUND_EDIT)]
+
+
 def _with_context(core: Window, context: float, height: int, width: int, canvas: Canvas) -> Window:
     """The window to crop: square for editors that edit squares, as far as the frame reaches."""
     down, across = (
@@ -243,8 +247,7 @@ def _inside(regions: Sequence[Region], window: Window) -> Iterator[Region]:
     """The regions that reach into a window, as it counts pixels."""
     for region in regions:
         if overlap(region.box, window.box) > 0:
-            x, y, width, height = region.box
-            yield replace(region, box=Box(x - window.left, y - window.top, width, height))
+            yield replace(region, box=region.box.moved(-window.left, -window.top))
 
 
 def _checked(answers: Sequence[Pixels], requests: Sequence[EditRequest]) -> list[Pixels | str]:

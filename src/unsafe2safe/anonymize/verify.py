@@ -2,7 +2,8 @@
 
 Both are needed to publish. What is looked at is the decoded file as it would be published, by the
 strict detectors (half the threshold, mirrored, at half and double size), never the first look's,
-and by whatever further detectors are configured.
+and by whatever further detectors are configured. ``verify.look=edited`` is for those whom the first
+look's face detector suffices, at what was edited.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 
 from unsafe2safe.anonymize.candidate import Candidate
 from unsafe2safe.anonymize.mask_making import SECOND_LOOK
+from unsafe2safe.anonymize.region_editing import edited_windows
 from unsafe2safe.core.config.schema_verify import Verify
 from unsafe2safe.core.records import Box, Category, Check, Region
 from unsafe2safe.editors.base import Editor, Mask, Pixels
 from unsafe2safe.metrics.structure import mean_ssim, windows
 from unsafe2safe.vision.detectors import Detection, Detector
 from unsafe2safe.vision.faces import Face
+from unsafe2safe.vision.masks import Window
 from unsafe2safe.vision.matching import text_leaks
 from unsafe2safe.vision.regions import covered, overlap
 from unsafe2safe.vision.strokes import stroke_correlation
@@ -83,8 +86,7 @@ def verify(
     ]
     if settings.truth == "only":
         return Verdict(tuple(one.check for one in faithful), ())
-    seen_faces = candidate.perception.verify_faces(published)
-    seen_lines = candidate.perception.verify_text(published)
+    seen_faces, seen_lines = _seen(candidate, published, mask, settings)
     seen_others = further_look(published, detectors)
     faces, lines = candidate.counted_faces(seen_faces), candidate.counted_lines(seen_lines)
     others = candidate.counted_others(seen_others)
@@ -104,6 +106,31 @@ def verify(
     missed = tuple(second_look(candidate.image_id, faces, lines, mask, others))
     only_missed = bool(missed) and all(one.inside for one in judged)
     return Verdict(tuple(one.check for one in judged), missed, only_missed)
+
+
+def _seen(
+    candidate: Candidate, published: Pixels, mask: Mask, settings: Verify
+) -> tuple[list[Face], list[TextLine]]:
+    """Faces and text of the whole image by the strict detectors; with ``look=edited``, of what
+    was edited."""
+    perception = candidate.perception
+    edited = edited_windows(mask) if settings.look == "edited" else []
+    if not edited:  # what is to go out as it is, is looked at as a whole
+        return perception.verify_faces(published), perception.verify_text(published)
+    lettered = [r.box for r in candidate.sensitive_regions if r.category in _LETTERED]
+    with_text = [window for window in edited if _touches(window.box, lettered)]
+    sides = [least_face(window, candidate.regions) for window in edited]
+    faces = perception.look_again(published, edited, sides)
+    return faces, perception.read_again(published, with_text)
+
+
+def least_face(window: Window, regions: Sequence[Region]) -> float:
+    """Shorter side in pixels of the least face in ``window``; 0 where it holds more than faces, in
+    which a face of any size may be."""
+    within = [region for region in regions if overlap(window.box, region.box) > 0]
+    if any(region.category != Category.FACE for region in within):
+        return 0.0
+    return min((min(region.box.width, region.box.height) for region in within), default=0.0)
 
 
 def further_look(image: Pixels, detectors: Sequence[Detector]) -> list[Detection]:

@@ -68,6 +68,10 @@ class Box(NamedTuple):
     def area(self) -> float:
         return max(self.width, 0.0) * max(self.height, 0.0)
 
+    def moved(self, right: float, down: float) -> Box:
+        """The box so many pixels further to the right and down."""
+        return Box(self.x + right, self.y + down, self.width, self.height)
+
 
 @dataclass(frozen=True)
 class ImageRecord:

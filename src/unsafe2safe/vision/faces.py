@@ -12,6 +12,7 @@ import numpy as np
 
 from unsafe2safe.core.records import Box
 from unsafe2safe.vision.arrays import FloatArray, RgbImage, resized
+from unsafe2safe.vision.masks import Window
 from unsafe2safe.vision.models import session
 from unsafe2safe.vision.regions import clipped, suppress
 
@@ -19,6 +20,7 @@ _STRIDE = 4  # pixels per cell of the output maps
 _MULTIPLE = 32  # what the network's sides must be divisible by
 _MOST_PIXELS = 2048 * 2048  # of one inference: about 1 GB of activations
 _MOST_IOU = 0.3
+_ENOUGH = 128  # pixels of a face's shorter side: larger ones are found no better
 _MIRRORED = [1, 0, 2, 4, 3]  # landmarks of a mirrored face: eyes and mouth corners change places
 
 
@@ -88,9 +90,40 @@ class FaceDetector:
 
     def detect(self, images: Sequence[RgbImage]) -> list[list[Face]]:
         """Faces of each image (H, W, 3) uint8 RGB, best score first, boxes within the frame."""
+        return self._detect(images, [self._ratio(image) for image in images])
+
+    def detect_in(
+        self, image: RgbImage, windows: Sequence[Window], sides: Sequence[float] = ()
+    ) -> list[Face]:
+        """Faces in parts of an image, each seen at the size at which it is in the whole one.
+
+        ``sides`` is for each window the shorter side of the least face that may be in it, in
+        pixels, 0 where that is unknown: of large faces as much is seen at less expense. A face that
+        reaches into a window only may be missed. Boxes are of the whole image.
+        """
+        parts = [image[window.rows, window.columns] for window in windows]
+        ratio = self._ratio(image)
+        ratios = [min(ratio, _ENOUGH / side) if side else ratio for side in sides]
+        found = self._detect(parts, ratios or [ratio] * len(parts))
+        faces = [
+            Face(
+                face.box.moved(window.left, window.top),
+                face.score,
+                face.landmarks + np.array([window.left, window.top], np.float32),
+            )
+            for window, seen in zip(windows, found, strict=True)
+            for face in seen
+        ]
+        return _merged(faces)
+
+    def _ratio(self, image: RgbImage) -> float:
+        """How much an image is enlarged at scale 1."""
+        return self.long_side / max(image.shape[:2]) if self.long_side else 1.0
+
+    def _detect(self, images: Sequence[RgbImage], ratios: Sequence[float]) -> list[list[Face]]:
         groups: dict[tuple[int, int], list[_View]] = defaultdict(list)
-        for index, image in enumerate(images):
-            for view in self._views(index, image):
+        for index, (image, ratio) in enumerate(zip(images, ratios, strict=True)):
+            for view in self._views(index, image, ratio):
                 groups[view.padded].append(view)
         found: list[list[Face]] = [[] for _ in images]
         for size, views in groups.items():
@@ -100,9 +133,8 @@ class FaceDetector:
                     found[view.index].extend(faces)
         return [_merged(faces) for faces in found]
 
-    def _views(self, index: int, image: RgbImage) -> list[_View]:
+    def _views(self, index: int, image: RgbImage, base: float) -> list[_View]:
         height, width = image.shape[:2]
-        base = self.long_side / max(height, width) if self.long_side else 1.0
         greatest = (_MOST_PIXELS / (height * width)) ** 0.5
         views: dict[_View, None] = {}  # ordered set: bounded scales may coincide
         for scale in self.scales:

@@ -212,7 +212,7 @@ def person_outline(image: RgbImage, box: Box, segmenter: PersonSegmenter) -> Sha
     zone = Window.of(grow(box, _ZONE, width, height), height, width)
     if zone.height <= 0 or zone.width <= 0:
         return None
-    moved = Box(box.x - zone.left, box.y - zone.top, box.width, box.height)
+    moved = box.moved(-zone.left, -zone.top)
     support = segmenter.segment(image[zone.rows, zone.columns], moved) >= _PERSON
     if support.sum() < _LEAST_OUTLINE * clipped(box, width, height).area:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 
 from unsafe2safe.core.config.schema_common import Vision
@@ -12,6 +13,7 @@ from unsafe2safe.vision.faces import Face, FaceDetector
 from unsafe2safe.vision.features import ImageFeatures
 from unsafe2safe.vision.gender import GenderClassifier
 from unsafe2safe.vision.identity import FaceIdentity
+from unsafe2safe.vision.masks import Window
 from unsafe2safe.vision.models import digest
 from unsafe2safe.vision.objects import ObjectDetector
 from unsafe2safe.vision.perceptual import ShiftTolerantLpips
@@ -97,6 +99,16 @@ class Perception:
     def verify_text(self, image: RgbImage) -> list[TextLine]:
         """Text that can still be read in an edited image, at its own and at double size."""
         return self.text.read_scales(image)
+
+    def look_again(
+        self, image: RgbImage, windows: Sequence[Window], sides: Sequence[float] = ()
+    ) -> list[Face]:
+        """Faces that Stage 1's detector still finds in parts of an edited image."""
+        return self.faces.detect_in(image, windows, sides)
+
+    def read_again(self, image: RgbImage, windows: Sequence[Window]) -> list[TextLine]:
+        """Text that can still be read in parts of an edited image."""
+        return self.text.read_in(image, windows)
 
     def verify_plate(self, image: RgbImage, box: Box) -> list[str]:
         """Strings that can be read in and around ``box`` once it fills the reader's view."""

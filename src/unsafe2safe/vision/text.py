@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import Box
 from unsafe2safe.vision.arrays import FloatArray, RgbImage
+from unsafe2safe.vision.masks import Window
 from unsafe2safe.vision.models import open_session
 from unsafe2safe.vision.regions import clipped, overlap
 
@@ -104,6 +105,18 @@ class TextReader:
             if not any(_same(line, other) for other in kept):
                 kept.append(line)
         return sorted(kept, key=lambda line: (line.box.y, line.box.x))
+
+    def read_in(self, image: RgbImage, windows: Sequence[Window]) -> list[TextLine]:
+        """As :meth:`read_scales`, each part of an image by itself; boxes are of the whole one."""
+        return [
+            replace(
+                line,
+                box=line.box.moved(window.left, window.top),
+                polygon=line.polygon + np.array([window.left, window.top], np.float32),
+            )
+            for window in windows
+            for line in self.read_scales(image[window.rows, window.columns])
+        ]
 
     def _read(self, image: RgbImage, scale: float) -> list[TextLine]:
         height, width = image.shape[:2]

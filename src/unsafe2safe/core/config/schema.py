@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from unsafe2safe.core.config.components import Strict
 from unsafe2safe.core.config.schema_anonymize import Audit, OverlappingEngine
@@ -175,6 +175,12 @@ class Anonymize(Common):
         ge=-1, le=1, description="Least outside-mask SSIM of a training pair."
     )
     pairs: Pairs
+
+    @model_validator(mode="after")
+    def _looks_at_all_that_is_edited(self) -> Anonymize:
+        if self.verify.look == "edited" and self.region == "full":
+            raise ValueError("region=full edits all of an image: verify.look=whole looks at it")
+        return self
 
 
 class Report(Strict):

@@ -98,6 +98,13 @@ class Verify(Strict):
             "that the first look had missed; they are added to the masks."
         )
     )
+    look: Literal["whole", "edited"] = Field(
+        description=(
+            "`whole`: the strict detectors look at all of an edited image. `edited`: the face "
+            "detector of Stage 1 looks at what was edited, and text is read where some was masked: "
+            "many times as fast, but what Stage 1 has missed elsewhere is not found."
+        )
+    )
     faces: Literal["editor", "absent", "identity"] = Field(
         description=(
             "`absent`: no face may be found in the edited image. `identity`: faces may stay if "
