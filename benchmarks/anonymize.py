@@ -78,7 +78,7 @@ class Bench:
 
     def run_apart(self, job: Job) -> Found:
         """What a job counted in as many processes as it has threads, of one thread each."""
-        shards = job.threads
+        shards = min(job.threads, job.images)
         shutil.rmtree(job.root / f"{job.kind}-{job.looks}", ignore_errors=True)
         parts = self._run(
             [replace(job, shard=shard, shards=shards, threads=1) for shard in range(shards)]

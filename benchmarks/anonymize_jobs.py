@@ -315,11 +315,14 @@ def redact_faces(job: Job) -> Found:
 
 
 def _wait_for_others(job: Job) -> None:
-    """Until all processes that share the job are ready to begin."""
+    """Until all processes that share the job are ready to begin; one of them may have failed."""
+    latest = time.monotonic() + 120
     meeting = job.root / f"{job.kind}-{job.looks}"
     meeting.mkdir(exist_ok=True)
     (meeting / str(job.shard)).touch()
     while len(list(meeting.iterdir())) < job.shards:
+        if time.monotonic() > latest:
+            raise TimeoutError("another process of this job has not begun")
         time.sleep(0.001)
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from unsafe2safe.anonymize.given_masks import FROM_BOXES
 from unsafe2safe.anonymize.region_editing import edited_windows
 from unsafe2safe.anonymize.verify import least_face
 from unsafe2safe.core.records import Box, Category, Region
@@ -114,6 +117,7 @@ def test_where_more_than_faces_lies_faces_of_any_size_are_sought():
     person = Region("a", Box(0, 0, 90, 90), Category.PERSON, 1.0, "test")
     assert least_face(window, [face, small, apart]) == 10
     assert least_face(window, [face, person]) == 0
+    assert least_face(window, [replace(face, source=FROM_BOXES)]) == 0
     assert least_face(window, [apart]) == 0
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsafe2safe.anonymize.candidate import Candidate
+from unsafe2safe.anonymize.given_masks import FROM_BOXES, FROM_FOLDER
 from unsafe2safe.anonymize.mask_making import SECOND_LOOK
 from unsafe2safe.anonymize.region_editing import edited_windows
 from unsafe2safe.core.config.schema_verify import Verify
@@ -125,10 +126,10 @@ def _seen(
 
 
 def least_face(window: Window, regions: Sequence[Region]) -> float:
-    """Shorter side in pixels of the least face in ``window``; 0 where it holds more than faces, in
-    which a face of any size may be."""
+    """Shorter side in pixels of the least face in ``window``; 0 where it holds more than faces, or
+    what a user has drawn by hand, in which a face of any size may be."""
     within = [region for region in regions if overlap(window.box, region.box) > 0]
-    if any(region.category != Category.FACE for region in within):
+    if any(r.category != Category.FACE or r.source in (FROM_BOXES, FROM_FOLDER) for r in within):
         return 0.0
     return min((min(region.box.width, region.box.height) for region in within), default=0.0)
 
