@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from unsafe2safe.core.config.compose import load
 from unsafe2safe.core.config.schema_train import Train
 from unsafe2safe.core.errors import UsageError
 from unsafe2safe.core.records import ExitStatus, RunResult
-from unsafe2safe.data.synthetic import redraw, render
+from unsafe2safe.data.synthetic import draw_scene, redraw, render
+from unsafe2safe.data.synthetic.source import world_named
 from unsafe2safe.editors.instruct_pix2pix import to_model
 from unsafe2safe.editors.tiny_model import (
     build_autoencoder,
@@ -28,7 +30,7 @@ from unsafe2safe.training.draws import SampleKey
 from unsafe2safe.training.export import fixed_picture
 from unsafe2safe.training.recipe import Recipe
 from unsafe2safe.training.tiny_autoencoder import load_vae
-from unsafe2safe.training.tiny_base_task import TinyBaseTask
+from unsafe2safe.training.tiny_base_task import TinyBaseTask, head_cells
 from unsafe2safe.training.variant_latents import place_weights
 from unsafe2safe.training.variants import VariantPair, changed_cells, changed_pixels
 
@@ -177,6 +179,7 @@ def test_a_dropped_text_is_the_empty_text_and_a_dropped_image_is_zero(
         "objective.text_dropout=0",
         "objective.image_dropout=0",
         "objective.both_dropout=1",
+        "task.padded=1",  # no text is as long as another, then
     )
     first, second = task.data[0, 0], task.data[0, 1]
     keys = (SampleKey("scene-0", 0),)
@@ -204,6 +207,44 @@ def test_a_changed_region_counts_at_least_as_much_as_the_rest(count: int) -> Non
     assert plain[changed].unique().tolist() == [3.0]
 
 
+def test_what_changes_in_a_head_counts_more_and_nothing_else(
+    task: TinyBaseTask, autoencoder: Path
+) -> None:
+    more = make_task(autoencoder, "task.head_weight=3")
+    pairs = [
+        VariantPair(SampleKey(f"scene-{n}", 0), n, 0, 1, "a caption", "a text") for n in (0, 3)
+    ]
+    batch = task.data.collate(pairs)
+    plain, weighed = task.prepare(batch).weight, more.prepare(batch).weight
+    for pair, before, after in zip(pairs, plain[:, 0], weighed[:, 0], strict=True):
+        scene = task.data.variants(pair.scene)[0]
+        faces = head_cells(scene, 16)
+        grown = (before > 1) & faces
+        assert bool(grown.any())
+        torch.testing.assert_close(after, torch.where(grown, 3 * before, before))
+
+
+def test_heads_are_where_skin_shows() -> None:
+    scene = next(
+        scene
+        for scene in (draw_scene(world_named("base"), 5, index) for index in range(100))
+        if len(scene.private.persons) == 1
+    )
+    person = scene.private.persons[0]
+    pale, dark = (
+        render(
+            replace(scene, private=replace(scene.private, persons=(replace(person, skin=skin),)))
+        )
+        for skin in ("pale", "dark")
+    )
+    changed, faces = changed_cells(pale, dark, 16), head_cells(scene, 16)
+    inside = float((changed & faces).sum() / changed.sum())
+    assert inside > 0.6  # the rest is the neck
+    spot = scene.public.spots[0]
+    assert bool(faces[int(spot.y / 4), int(spot.x / 4)])
+    assert int(faces.sum()) <= np.pi * (1.35 * spot.radius / 4 + 1) ** 2
+
+
 def test_visits_draw_other_edits_of_the_scene_and_say_them(task: TinyBaseTask) -> None:
     data = task.data
     visits = [data[1, visit] for visit in range(60)]
@@ -227,6 +268,46 @@ def test_some_texts_have_the_public_caption_before_them(task: TinyBaseTask) -> N
         texts, batch.public_captions, batch.edit_instructions, plain, strict=True
     ):
         assert is_plain or text == f"{caption} {instruction}"
+
+
+def test_most_batches_have_no_more_empty_places_than_their_longest_text_needs(
+    task: TinyBaseTask, autoencoder: Path
+) -> None:
+    full = task.pipeline.tokenizer.model_max_length
+    end = task.pipeline.tokenizer.eos_token_id
+    batches = [task.data.collate([task.data[index % 6, index]]) for index in range(40)]
+    tokens = [task.prepare(batch).tokens for batch in batches]
+    short = [ids for ids in tokens if ids.shape[1] < full]
+    assert 20 < len(short) < 38  # 0.75 of 40 by the recipe
+    assert all(int((ids == end).sum()) == 1 for ids in short)  # the end itself, nothing after it
+    always = make_task(autoencoder, "task.padded=1")
+    for batch, ids in zip(batches, tokens, strict=True):
+        padded = always.prepare(batch).tokens
+        assert padded.shape[1] == full  # as the pipeline pads
+        assert torch.equal(padded[:, : ids.shape[1]], ids)
+        assert bool((padded[:, ids.shape[1] :] == end).all())
+
+
+def test_a_batch_without_texts_is_as_long_as_it_would_be_with_them(autoencoder: Path) -> None:
+    task = make_task(
+        autoencoder,
+        "objective.text_dropout=1",
+        "objective.image_dropout=0",
+        "objective.both_dropout=0",
+        "task.padded=0",
+    )
+    batch = task.data.collate([task.data[0, 0], task.data[1, 0]])
+    prepared = task.prepare(batch)
+    seen: list[torch.Tensor] = []
+    hook = task.pipeline.text_encoder.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0])
+    )
+    with torch.no_grad():
+        task.loss(prepared, task.draw(batch.keys, prepared))
+    hook.remove()
+    nothing = task.pipeline.tokenizer("").input_ids
+    assert seen[0].shape == prepared.tokens.shape
+    assert seen[0][:, : len(nothing)].tolist() == [nothing] * 2
 
 
 def test_variants_share_all_that_is_public(task: TinyBaseTask) -> None:

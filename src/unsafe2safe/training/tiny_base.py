@@ -50,6 +50,19 @@ class TinyBase(VariantRecipe):
         le=1,
         description="Share of visits with the public caption before the instruction.",
     )
+    padded: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Share of batches whose texts are padded in full, as the pipeline pads them; "
+        "the others' only to their longest, with which words are learned sooner.",
+    )
+    head_weight: float = Field(
+        default=1.0,
+        ge=1,
+        description="What changes in a head counts so many times as much as other changes: heads "
+        "are small, and without it skin, glasses and hair styles are learned last.",
+    )
 
     exported_as: ClassVar[str] = "pipeline"
     unused: ClassVar[tuple[str, ...]] = ("dataset", "vision", "editor", "pairs")
@@ -84,6 +97,8 @@ class TinyBase(VariantRecipe):
             training=self.pairs_of(config.seed, "training", self.scenes, SIDE),
             held_out=self.pairs_of(config.seed, "held-out", self.held_out, SIDE),
             captioned=self.captioned,
+            padded=self.padded,
+            head_weight=self.head_weight,
             changed_weight=self.changed_weight,
             small_region_weight=self.small_region_weight,
         )

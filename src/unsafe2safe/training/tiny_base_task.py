@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unsafe2safe.core.randomness import torch_seed
+from unsafe2safe.data.synthetic import Scene
+from unsafe2safe.data.synthetic.attributes import UNITS
 from unsafe2safe.editors.fine_tuning import TrainableEditor
 from unsafe2safe.editors.tiny import TinyEditor
 from unsafe2safe.editors.tiny_model import build_pipeline
@@ -25,6 +27,8 @@ from unsafe2safe.training.truth_check import truth_figures
 from unsafe2safe.training.validation.editing import editing
 from unsafe2safe.training.variant_latents import VariantLatents
 from unsafe2safe.training.variants import VariantBatch, VariantPairs
+
+_HEAD = 1.35  # of a face's half width
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +58,15 @@ class TinyBaseTask:
         training: VariantPairs,
         held_out: VariantPairs,
         captioned: float,
+        padded: float,
+        head_weight: float,
         changed_weight: float,
         small_region_weight: float,
     ) -> None:
         """Draw the weights from ``seed``, or load them; encode every variant of ``training``."""
         self._objective, self._seed = objective, seed
         self.data, self.held_out = training, held_out
-        self._captioned = captioned
+        self._captioned, self._padded, self._head_weight = captioned, padded, head_weight
         self._changed_weight, self._small_region_weight = changed_weight, small_region_weight
         if begin_from is None:
             init = torch_seed(seed, "", 0, "tiny_base_init")
@@ -77,20 +83,34 @@ class TinyBaseTask:
             }
         )
         self.network.requires_grad_(True)
-        self._no_text = self._tokens([""])
+        self._no_text = self._tokens([""], padded=True)
         self._latents = VariantLatents(self.pipeline.vae, training)
 
-    def _tokens(self, texts: Sequence[str]) -> Tensor:
-        """(B, L) int64 token ids, padded to the tokenizer's length."""
+    def _tokens(self, texts: Sequence[str], padded: bool) -> Tensor:
+        """(B, L) int64 token ids; L is the tokenizer's length if ``padded``, else the longest's."""
         tokenizer = self.pipeline.tokenizer
         ids: Tensor = tokenizer(
             list(texts),
-            padding="max_length",
+            padding="max_length" if padded else "longest",
             max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         ).input_ids
         return ids
+
+    def _head_shares(self, batch: VariantBatch, weight: Tensor) -> Tensor:
+        """(B, 1, h, w): how many times as much as elsewhere a change counts at each place."""
+        scenes = [self.data.variants(scene)[0] for scene in batch.scenes.tolist()]
+        heads = torch.stack([head_cells(scene, weight.shape[-1]) for scene in scenes])
+        return 1 + (self._head_weight - 1) * heads.unsqueeze(1).to(weight)
+
+    def _is_padded(self, batch: VariantBatch) -> bool:
+        """Whether the texts are padded as the pipeline pads them, which has to be met in training.
+
+        Four of five places then are empty, and what is learned of words, through all of them, is
+        learned the later; so most batches have only as many as their longest text needs.
+        """
+        return bool(draw_uniform(self._seed, batch.keys[:1], "padded").item() < self._padded)
 
     def trainable_parameters(self) -> Mapping[str, nn.Parameter]:
         """All weights of UNet and text encoder by name."""
@@ -99,11 +119,13 @@ class TinyBaseTask:
     def prepare(self, batch: VariantBatch) -> PreparedVariants:
         """Look up latents and changed cells; tokenize."""
         unet = self.pipeline.unet
+        source, target = self._latents.sources(batch), self._latents.targets(batch)
         weight = self._latents.weights(batch, self._changed_weight, self._small_region_weight)
+        weight = torch.where(weight > 1, weight * self._head_shares(batch, weight), weight)
         return PreparedVariants(
-            source=self._latents.sources(batch).to(unet.device, memory_format=torch.channels_last),
-            target=self._latents.targets(batch).to(unet.device, memory_format=torch.channels_last),
-            tokens=self._tokens(self._texts(batch)).to(unet.device),
+            source=source.to(unet.device, memory_format=torch.channels_last),
+            target=target.to(unet.device, memory_format=torch.channels_last),
+            tokens=self._tokens(self._texts(batch), self._is_padded(batch)).to(unet.device),
             weight=weight.to(unet.device),
         )
 
@@ -137,7 +159,8 @@ class TinyBaseTask:
         no_image = draws.dropped.image[:, None, None, None]
         source = torch.where(no_image, torch.zeros_like(prepared.source), prepared.source)
         no_text = draws.dropped.text[:, None]
-        tokens = torch.where(no_text, self._no_text.to(prepared.tokens), prepared.tokens)
+        nothing = self._no_text[:, : prepared.tokens.shape[1]].to(prepared.tokens)
+        tokens = torch.where(no_text, nothing, prepared.tokens)
         with _fast_attention(latents.device):
             text = self.pipeline.text_encoder(tokens)[0]
             prediction = self.pipeline.unet(
@@ -160,6 +183,19 @@ class TinyBaseTask:
         editor = TinyEditor(name="tiny", weights=folder)
         with quiet_loading():
             return truth_figures(editor, self.held_out, self._seed)
+
+
+def head_cells(scene: Scene, cells: int) -> Tensor:
+    """(cells, cells) bool: the parts of the square whose middle lies in a head, its hair included,
+    or less than half a cell beside it."""
+    step = UNITS / cells
+    at = (torch.arange(cells) + 0.5) * step
+    found = torch.zeros(cells, cells, dtype=torch.bool)
+    for spot in scene.public.spots:
+        across = (at - spot.x) / (_HEAD * spot.radius + step / 2)
+        down = (at - spot.y) / (_HEAD * spot.radius + step / 2)
+        found |= across[None].square() + down[:, None].square() <= 1
+    return found
 
 
 def _fast_attention(device: torch.device) -> AbstractContextManager[None]:
