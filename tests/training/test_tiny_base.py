@@ -207,9 +207,8 @@ def test_a_changed_region_counts_at_least_as_much_as_the_rest(count: int) -> Non
     assert plain[changed].unique().tolist() == [3.0]
 
 
-def test_what_changes_in_a_head_counts_more_and_nothing_else(
-    task: TinyBaseTask, autoencoder: Path
-) -> None:
+def test_what_changes_in_a_head_counts_more_and_nothing_else(autoencoder: Path) -> None:
+    task = make_task(autoencoder, "task.head_weight=1")
     more = make_task(autoencoder, "task.head_weight=3")
     pairs = [
         VariantPair(SampleKey(f"scene-{n}", 0), n, 0, 1, "a caption", "a text") for n in (0, 3)
