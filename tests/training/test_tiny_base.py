@@ -210,16 +210,15 @@ def test_a_changed_region_counts_at_least_as_much_as_the_rest(count: int) -> Non
 def test_what_changes_in_a_head_counts_more_and_nothing_else(autoencoder: Path) -> None:
     task = make_task(autoencoder, "task.head_weight=1")
     more = make_task(autoencoder, "task.head_weight=3")
-    pairs = [
-        VariantPair(SampleKey(f"scene-{n}", 0), n, 0, 1, "a caption", "a text") for n in (0, 3)
-    ]
+    edits = [(0, 0, 1), (3, 0, 1), (3, 1, 1)]  # the last changes nothing
+    pairs = [VariantPair(SampleKey(f"scene-{n}", 0), n, i, j, "", "a text") for n, i, j in edits]
     batch = task.data.collate(pairs)
     plain, weighed = task.prepare(batch).weight, more.prepare(batch).weight
     for pair, before, after in zip(pairs, plain[:, 0], weighed[:, 0], strict=True):
         scene = task.data.variants(pair.scene)[0]
-        faces = head_cells(scene, 16)
-        grown = (before > 1) & faces
-        assert bool(grown.any())
+        heads = head_cells(scene, 16)
+        grown = (before > 1) & heads
+        assert bool(grown.any()) == (pair.source != pair.target)
         torch.testing.assert_close(after, torch.where(grown, 3 * before, before))
 
 
@@ -236,12 +235,12 @@ def test_heads_are_where_skin_shows() -> None:
         )
         for skin in ("pale", "dark")
     )
-    changed, faces = changed_cells(pale, dark, 16), head_cells(scene, 16)
-    inside = float((changed & faces).sum() / changed.sum())
+    changed, heads = changed_cells(pale, dark, 16), head_cells(scene, 16)
+    inside = float((changed & heads).sum() / changed.sum())
     assert inside > 0.6  # the rest is the neck
     spot = scene.public.spots[0]
-    assert bool(faces[int(spot.y / 4), int(spot.x / 4)])
-    assert int(faces.sum()) <= np.pi * (1.35 * spot.radius / 4 + 1) ** 2
+    assert bool(heads[int(spot.y / 4), int(spot.x / 4)])
+    assert int(heads.sum()) <= np.pi * (1.35 * spot.radius / 4 + 1) ** 2
 
 
 def test_visits_draw_other_edits_of_the_scene_and_say_them(task: TinyBaseTask) -> None:
