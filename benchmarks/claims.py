@@ -20,23 +20,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "docs" / "claims"
-PAGES = (
-    REPOSITORY / "docs" / "tiny_editor.md",
-    REPOSITORY / "src" / "unsafe2safe" / "assets" / "tiny" / "README.md",
-)
+from claims_tables import REPOSITORY, RESULTS, write_tables
+
 RUNS = Path("outputs") / "claims"  # and in it a folder per digest: nothing stale is taken for done
 
 SEEDS = (0, 1, 2)
 VIEWS = ("full", "blur", "blank")
 BRANCHES = ("none", "gated")
-HELD_OUT = ("dataset.size=500", "dataset.seed=1", "editor.precision=auto")
+ANEW = ("dataset.size=500", "dataset.seed=1")
+HELD_OUT = (*ANEW, "editor.precision=auto")
 FIGURES = (
     *("followed", "followed_hair_color", "followed_hair_style", "followed_skin"),
     *("followed_clothing", "followed_glasses", "leaked", "leaked_glasses", "leaked_letters"),
@@ -68,7 +66,17 @@ _FINE_TUNED = (
     "configs/task/synthetic_editing.yaml",
 )
 
+_RETRAINED = (
+    *_RESTS_ON,
+    "src/unsafe2safe/training/tiny_*.py",
+    "src/unsafe2safe/training/variant*.py",
+    "configs/experiment/tiny_autoencoder.yaml",
+    "configs/experiment/tiny_base*.yaml",
+    "configs/task/tiny_*.yaml",
+)
+
 Rows = Mapping[str, Mapping[str, Any]]  # figures by row of an evaluation
+CORES = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,14 @@ class Command:
     script: str
     output: Path
     overrides: tuple[str, ...]
+    threads: int = 1
 
-    def run(self) -> float:
-        """Run it; the seconds it took, near 0 where it was complete already."""
+    def run(self) -> None:
+        """Run it; what is complete already is left as it is."""
         line = [sys.executable, f"{self.script}.py", f"output_dir={self.output}", *self.overrides]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        waiting = "PASSIVE" if self.threads == 1 else "ACTIVE"  # ACTIVE where nothing else runs
+        openmp = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": waiting}
+        environment = {**os.environ, **openmp}
         begin = time.monotonic()
         done = subprocess.run(
             line, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
@@ -90,7 +101,13 @@ class Command:
         if done.returncode:
             raise SystemExit(f"{' '.join(line)}\nended with {done.returncode}:\n{done.stderr}")
         print(f"{time.monotonic() - begin:6.0f} s  {self.output}", flush=True)
-        return time.monotonic() - begin
+
+    @property
+    def minutes(self) -> float:
+        """From its first step to its end, as its run says."""
+        run = json.loads((REPOSITORY / self.output / "run.json").read_text("utf-8"))
+        took = datetime.fromisoformat(run["finished"]) - datetime.fromisoformat(run["started"])
+        return float(took.total_seconds() / 60)
 
 
 @dataclass(frozen=True)
@@ -109,12 +126,17 @@ class Bar:
 
 @dataclass(frozen=True)
 class Claim:
-    """Trainings first, then measurements; ``bars`` judges the rows of the measurements."""
+    """Trainings first, then measurements; ``bars`` judges the rows of the measurements.
+
+    A ``chain`` of trainings, each from the one before and on all cores, comes before everything;
+    how long it took is the figure ``minutes`` of the row ``base``.
+    """
 
     trainings: Callable[[], list[Command]]
     measurements: Callable[[], list[Command]]
     bars: Callable[[Mapping[str, Rows]], list[Bar]]
     sources: tuple[str, ...]
+    chain: Callable[[], list[Command]] = list
 
 
 def _train(name: str, *overrides: str) -> Command:
@@ -150,6 +172,22 @@ def _views() -> list[Command]:
     ]
 
 
+def _retrainings() -> list[Command]:
+    folder = RUNS / digest(_RETRAINED) / "train"
+    steps = {
+        "autoencoder": ("experiment=tiny_autoencoder",),
+        "words": ("experiment=tiny_base_words", f"task.autoencoder={folder / 'autoencoder'}"),
+        "base": ("experiment=tiny_base", "seed=1", f"task.begin_from={folder / 'words'}"),
+    }
+    return [Command("train", folder / name, rest, CORES) for name, rest in steps.items()]
+
+
+def _retrained() -> list[Command]:
+    weights = _retrainings()[-1].output / "pipeline"
+    name = f"{digest(_RETRAINED)}/retraining"
+    return [_measure(name, [], f"editor.weights={weights}", *ANEW)]
+
+
 def _base_bars(measured: Mapping[str, Rows]) -> list[Bar]:
     rows = measured["base"]
     base = {name: figure["value"] for name, figure in rows["base"].items()}
@@ -182,11 +220,29 @@ def _finetune_bars(world: str, measured: Mapping[str, Rows]) -> list[Bar]:
     else:  # nothing to fall to
         bars = [Bar("leakage stays below chance", mean_after("leaked"), CHANCE[world], False)]
     if world == "phrasings":
-        base = json.loads((RESULTS / "base.json").read_text("utf-8"))["measured"]["base"]["base"]
-        own = base["followed"]["value"]
+        own = _shipped()["followed"]["value"]
         kept = before["outside_ssim"]["value"]
         bars.append(Bar("instruction following after", mean_after("followed"), own - 0.10, True))
         bars.append(Bar("SSIM outside after", mean_after("outside_ssim"), kept, True))
+    return bars
+
+
+def _shipped() -> Rows:
+    result = json.loads((RESULTS / "base.json").read_text("utf-8"))
+    figures: Rows = result["measured"]["base"]["base"]
+    return figures
+
+
+def _retraining_bars(measured: Mapping[str, Rows]) -> list[Bar]:
+    again, shipped = measured["retraining"]["base"], _shipped()
+    followed = ("hair_color", "hair_style", "skin", "clothing", "glasses")
+    higher = ("followed", *(f"followed_{name}" for name in followed), "outside_ssim")
+    bars = [Bar("minutes on two cores", again["minutes"]["value"], 90, at_least=False)]
+    for name in (*higher, "leaked", "leaked_letters"):
+        up = name in higher
+        bound = shipped[name]["value"] + (-0.03 if up else 0.03)
+        what = f"{name.replace('_', ' ')}, shipped {shipped[name]['value']:.3f}"
+        bars.append(Bar(what, again[name]["value"], bound, up))
     return bars
 
 
@@ -202,7 +258,7 @@ def _finetuned(world: str) -> Claim:
 CLAIMS: Mapping[str, Claim] = {
     "base": Claim(
         list,
-        lambda: [_measure("base", [], "dataset.size=500", "dataset.seed=1")],
+        lambda: [_measure("base", [], *ANEW)],
         _base_bars,
         _RESTS_ON,
     ),
@@ -215,6 +271,7 @@ CLAIMS: Mapping[str, Claim] = {
         lambda _: [],
         _FINE_TUNED,
     ),
+    "retraining": Claim(list, _retrained, _retraining_bars, _RETRAINED, _retrainings),
 }
 
 
@@ -230,8 +287,9 @@ def digest(patterns: Iterable[str]) -> str:
 
 def run(names: Sequence[str]) -> None:
     """Run the claims and write their results."""
-    cores = len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(cores) as pool:
+    for command in (command for name in names for command in CLAIMS[name].chain()):
+        command.run()
+    with ThreadPoolExecutor(CORES) as pool:
         for stage in ("trainings", "measurements"):
             commands = [command for n in names for command in getattr(CLAIMS[n], stage)()]
             list(pool.map(Command.run, dict.fromkeys(commands)))
@@ -241,13 +299,16 @@ def run(names: Sequence[str]) -> None:
 
 
 def _write(name: str, claim: Claim) -> None:
-    measured: dict[str, Rows] = {}
+    measured: dict[str, dict[str, dict[str, Any]]] = {}
     for command in claim.measurements():
         content = json.loads((REPOSITORY / command.output / "metrics.json").read_text("utf-8"))
         measured[command.output.name] = {
             row["name"]: {n: f for n, f in row["metrics"].items() if n in FIGURES}
             for row in content["rows"]
         }
+        if chain := claim.chain():
+            minutes = sum(one.minutes for one in chain)
+            measured[command.output.name]["base"]["minutes"] = {"value": minutes, "interval": None}
     commit = ["git", "rev-parse", "HEAD"]
     bars = claim.bars(measured)
     result = {
@@ -256,7 +317,7 @@ def _write(name: str, claim: Claim) -> None:
         "sources": digest(claim.sources),
         "commands": [
             f"python {c.script}.py {' '.join(c.overrides)}"
-            for c in (*claim.trainings(), *claim.measurements())
+            for c in (*claim.chain(), *claim.trainings(), *claim.measurements())
         ],
         "bars": [
             {"what": b.what, "value": b.value, "bound": b.bound, "met": b.met, "least": b.at_least}
@@ -272,68 +333,6 @@ def _write(name: str, claim: Claim) -> None:
         print(
             f"{'met ' if bar.met else 'MISSED'} {bar.what}: {bar.value:.3f} {sign} {bar.bound:.3f}"
         )
-
-
-_COLUMNS = {
-    "followed": "followed",
-    "followed_glasses": "glasses",
-    "leaked": "leaked",
-    "leaked_letters": "letters leaked",
-    "reidentified": "rank 1",
-    "outside_ssim": "SSIM outside",
-    "outside_psnr": "PSNR outside",
-}
-
-
-def tables(name: str) -> str:
-    """The tables of a claim as Markdown, from its committed result."""
-    result = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
-    lines: list[str] = []
-    if result["bars"]:
-        lines += ["| asked | found | bound | |", "|---|---|---|---|"]
-        for bar in result["bars"]:
-            sign = "at least" if bar["least"] else "at most"
-            met = "met" if bar["met"] else "**missed**"
-            lines.append(
-                f"| {bar['what']} | {bar['value']:.3f} | {sign} {bar['bound']:.3f} | {met} |"
-            )
-        lines.append("")
-    for measured, rows in sorted(result["measured"].items()):
-        lines.append(f"| {measured} | {' | '.join(_COLUMNS.values())} |")
-        lines.append("|---" * (len(_COLUMNS) + 1) + "|")
-        for row, figures in rows.items():
-            cells = (_cell(figures[name]) for name in _COLUMNS)
-            lines.append(f"| {row} | {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _cell(figure: Mapping[str, Any]) -> str:
-    if figure["value"] is None:
-        return "-"
-    digits = 1 if abs(figure["value"]) >= 10 else 3
-    told = f"{figure['value']:.{digits}f}"
-    if not figure["interval"] or figure["interval"][0] == figure["interval"][1]:
-        return told
-    low, high = figure["interval"]
-    return f"{told} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def write_tables() -> None:
-    """Put the tables of all results into the pages, between their marks."""
-    for page in PAGES:
-        page.write_text(with_tables(page.read_text("utf-8")), "utf-8")
-
-
-def with_tables(page: str) -> str:
-    """``page`` with what stands between ``<!-- NAME -->`` and ``<!-- end -->`` made anew."""
-    for name in CLAIMS:
-        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
-        if begin not in page or not (RESULTS / f"{name}.json").is_file():
-            continue
-        before, _, rest = page.partition(begin)
-        page = f"{before}{begin}{tables(name)}{end}{rest.partition(end)[2]}"
-    return page
 
 
 if __name__ == "__main__":

@@ -123,8 +123,8 @@ def published_files(result):
     ("editor", "region"),
     [
         (Identity(), "full"),
-        (Identity(), "composite"),
-        (Noise(), "full"),
+        pytest.param(Identity(), "composite", marks=pytest.mark.slow),
+        pytest.param(Noise(), "full", marks=pytest.mark.slow),
         (Noise(), "composite"),
         (Grey(), "full"),
     ],

@@ -113,6 +113,7 @@ def test_a_folder_of_another_configuration_is_refused_and_stays_as_it_was(odd):
     assert before == after
 
 
+@pytest.mark.slow
 def test_the_worst_job_of_a_sweep_decides_and_the_others_run(tmp_path):
     photos = tmp_path / "data"
     photos.mkdir()

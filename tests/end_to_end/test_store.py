@@ -45,6 +45,7 @@ def test_shards_in_any_order_and_a_merge_write_the_bytes_of_one_process(tmp_path
     assert (tmp_path / "run/failures.jsonl").read_text().count("not parsed") == 2
 
 
+@pytest.mark.slow
 def test_a_merge_names_the_units_and_shards_that_are_missing(tmp_path):
     generate(tmp_path, *SMALL, "engine.shard=0/3")
     merged = generate(tmp_path, *SMALL, "mode=merge")
@@ -103,10 +104,15 @@ def test_children_end_with_their_parent(tmp_path):
     ("first", "second", "told"),
     [
         ("engine.shard=null", "engine.shard=null", "another process"),
-        ("engine.shard=null", "engine.shard=0/2", "another process that works on it alone"),
-        ("engine.shard=0/2", "engine.shard=null", "another process (shard 0/2)"),
-        ("engine.shard=0/2", "engine.shard=0/2", "another process (shard 0/2)"),
-        ("engine.shard=0/2", "engine.shard=1/4", "another process (shard 0/2)"),
+        *(
+            pytest.param(f"engine.shard={first}", second, told, marks=pytest.mark.slow)
+            for first, second, told in (
+                ("null", "engine.shard=0/2", "another process that works on it alone"),
+                ("0/2", "engine.shard=null", "another process (shard 0/2)"),
+                ("0/2", "engine.shard=0/2", "another process (shard 0/2)"),
+                ("0/2", "engine.shard=1/4", "another process (shard 0/2)"),
+            )
+        ),
         ("engine.shard=0/2", "mode=merge", "another process (shard 0/2)"),
     ],
 )
@@ -141,6 +147,7 @@ def test_a_wrong_way_to_share_work_is_one_line(tmp_path, overrides, told):
     assert len(finished.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_other_units_or_another_data_set_are_refused_not_mixed(tmp_path):
     generate(tmp_path, *SMALL, "engine.shard=0/2")
     other_size = generate(tmp_path, "engine.unit_size=3", "+dataset.count=13")
@@ -148,7 +155,10 @@ def test_other_units_or_another_data_set_are_refused_not_mixed(tmp_path):
     assert "engine.unit_size=2, not 3" in other_size.stderr
 
 
-@pytest.mark.parametrize("where", ["triplets", "regions", "private"])
+@pytest.mark.parametrize(
+    "where",
+    [*(pytest.param(w, marks=pytest.mark.slow) for w in ("triplets", "regions")), "private"],
+)
 def test_a_damaged_part_is_named_and_redone_once_it_is_deleted(copied, quiet, where):
     share = next((quiet / "private/generate_triplets").glob("run-*")).name
     folder = {"private": copied / "private/generate_triplets" / share / "private"}.get(

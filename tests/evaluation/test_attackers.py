@@ -198,6 +198,7 @@ def perception() -> Perception:
     return Perception(config.vision, 1)
 
 
+@pytest.mark.slow
 def test_a_restorer_undoes_part_of_a_blur(perception) -> None:
     metric = Reconstruction(epochs=70, batch_size=16)
     pairs = scenes(32)
@@ -270,6 +271,7 @@ def test_letters_of_scenes_are_read_back_from_copies_only() -> None:
     assert copied.n_not_applicable > 0  # scenes without letters
 
 
+@pytest.mark.slow
 def test_texts_of_photographs_are_read_back_enlarged(perception) -> None:
     pixels = decode_file(photos_folder() / "coffee_note.jpg", "coffee_note.jpg").pixels
     pixels = cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)

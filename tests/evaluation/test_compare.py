@@ -178,6 +178,7 @@ def test_a_mode_that_measures_is_refused(root: Path, folders: str) -> None:
         evaluate.run(config(root, folders, "mode=merge"))
 
 
+@pytest.mark.slow
 def test_wandb_gets_summary_table_and_scatter_and_no_place_of_this_machine(
     root: Path, folders: str
 ) -> None:

@@ -115,11 +115,13 @@ def ranks(
     }
 
 
+@pytest.mark.slow
 def test_leakage_rises_as_an_anonymizer_is_weakened_in_ten_steps(redrawn) -> None:
     found = ranks(redrawn, LEAKS, weakened)
     assert all(rank >= 0.95 for rank in found.values()), found
 
 
+@pytest.mark.slow
 def test_fidelity_falls_as_what_is_outside_is_spoiled_in_ten_steps(redrawn) -> None:
     few = dict(list(redrawn.items())[:20])
     found = ranks(few, FIDELITY, noisy)

@@ -77,6 +77,7 @@ def numbers(ids):
     return {int(PurePosixPath(name).stem[-4:]) for name in ids}
 
 
+@pytest.mark.slow
 def test_rows_are_the_controls_and_the_runs(table):
     names = [row.name for row in table.rows]
     assert names == ["original", "original_kept", "drop_unsafe", "blur", "mask", "good", "grey"]
@@ -84,6 +85,7 @@ def test_rows_are_the_controls_and_the_runs(table):
     assert not [row.unavailable for row in table.rows if row.unavailable]
 
 
+@pytest.mark.slow
 def test_a_destroyer_loses_what_originals_are_worth(rows):
     assert rows["original"].metrics["top1"].value > 0.8
     assert rows["good"].metrics["top1"].value > 0.7
@@ -91,6 +93,7 @@ def test_a_destroyer_loses_what_originals_are_worth(rows):
     assert rows["original"].metrics["top1"].interval[0] > rows["grey"].metrics["top1"].value
 
 
+@pytest.mark.slow
 def test_the_same_images_test_every_row_and_seed_and_none_is_trained_on(table, seen):
     assert len(seen) == len(table.rows) * 3
     tests = {tuple(test) for _, test, _, _ in seen}
@@ -100,6 +103,7 @@ def test_the_same_images_test_every_row_and_seed_and_none_is_trained_on(table, s
     assert all(not set(train) & set(test) for train, _, _, _ in seen)
 
 
+@pytest.mark.slow
 def test_control_rows_hold_the_images_they_say(table, seen, rows):
     original, kept, safe, good = (
         of_row(seen, table, name)[0]
@@ -115,6 +119,7 @@ def test_control_rows_hold_the_images_they_say(table, seen, rows):
     assert pictures["good"] == {"good"}
 
 
+@pytest.mark.slow
 def test_a_seed_draws_the_same_images_in_every_row(table, drawn):
     def of(name):
         first = [row.name for row in table.rows].index(name) * len(table.seeds)
@@ -124,6 +129,7 @@ def test_a_seed_draws_the_same_images_in_every_row(table, drawn):
     assert len({tuple(ids) for ids in of("good")}) == len(table.seeds)
 
 
+@pytest.mark.slow
 def test_images_held_back_are_absent_and_counted(rows):
     lost = "training images held back or left out"
     trained = rows["original"].train_images
@@ -133,6 +139,7 @@ def test_images_held_back_are_absent_and_counted(rows):
         assert row.metrics["top1"].details[lost] == trained - row.train_images > 0
 
 
+@pytest.mark.slow
 def test_figures_come_with_seeds_chance_counts_and_an_interval(rows, table):
     result = rows["original"].metrics["macro"]
     of_seeds = [result.details[f"seed {seed}"] for seed in table.seeds]
@@ -143,6 +150,7 @@ def test_figures_come_with_seeds_chance_counts_and_an_interval(rows, table):
     assert blur.interval[0] < blur.value < blur.interval[1]
 
 
+@pytest.mark.slow
 def test_only_figures_are_kept_beside_the_report(world, table):
     kept = list((world.root / "outputs").rglob("utility/classification/*.json"))
     assert len(kept) == len(table.rows) * 3
@@ -151,6 +159,7 @@ def test_only_figures_are_kept_beside_the_report(world, table):
         assert not [word for word in (*CLASSES, "image_", str(world.root)) if word in text]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing(world, table, monkeypatch):
     def forbidden(*_):
         raise AssertionError("trained again")
@@ -159,6 +168,7 @@ def test_the_same_command_again_trains_nothing(world, table, monkeypatch):
     assert world.evaluate(PROBE) == (table,)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_after_its_last_training_with_the_same_figures(
     world, table, monkeypatch
 ):
@@ -180,6 +190,7 @@ def test_a_killed_run_goes_on_after_its_last_training_with_the_same_figures(
     assert trained == [0, 1, 2, 0, "stop", *[1, 2, 0, 1, 2, 0, 1, 2]]
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_ends_neither_the_table_nor_the_run(world, monkeypatch):
     real = Classification.measure
 
@@ -199,6 +210,7 @@ def test_a_row_that_fails_ends_neither_the_table_nor_the_run(world, monkeypatch)
     assert "Weber" not in (result.output_dir / "metrics.json").read_text() + failures
 
 
+@pytest.mark.slow
 def test_another_data_set_can_be_the_test_and_its_pictures_are_not_trained_on(world, tmp_path):
     for number, kind in enumerate(CLASSES):
         folder = tmp_path / "101_ObjectCategories" / kind
@@ -231,6 +243,7 @@ def folders(tmp_path_factory):
     return [f"originals={root / 'originals'}", f"edited={root / 'edited'}", "utility.seeds=[0]"]
 
 
+@pytest.mark.slow
 def test_folders_of_any_tool_are_measured_by_the_names_of_their_folders(world, folders):
     overrides = [
         *folders,

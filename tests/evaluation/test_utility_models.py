@@ -149,6 +149,7 @@ def labelled(made):
     ]
 
 
+@pytest.mark.slow
 def test_blip2_learns_captions_and_hears_no_label(folder, monkeypatch):
     heard = Heard(monkeypatch)
     task = settings_of(
@@ -220,6 +221,7 @@ def okvqa(folder):
     return paths
 
 
+@pytest.mark.slow
 def test_qwen_learns_answers_through_lora_and_hears_no_label(folder, okvqa, monkeypatch):
     heard = Heard(monkeypatch)
     task = settings_of(

@@ -86,6 +86,7 @@ def test_each_trial_is_a_run_of_its_own_with_the_values_it_was_given(finished) -
     assert (defaults["editor"]["rank"], defaults["trainer"]["learning_rate"]) == (16, 2e-3)
 
 
+@pytest.mark.slow
 def test_the_front_is_a_picture_and_a_table_that_says_what_it_is_worth(finished) -> None:
     folder, result = finished
     with Image.open(folder / "study/front.png") as picture:
@@ -96,6 +97,7 @@ def test_the_front_is_a_picture_and_a_table_that_says_what_it_is_worth(finished)
     assert any(point["front"] for point in told["points"])
 
 
+@pytest.mark.slow
 def test_wandb_is_given_the_front_as_an_artifact_and_no_place_of_this_machine(finished) -> None:
     folder, _ = finished
     content = b"".join(p.read_bytes() for p in (folder / "study/wandb").rglob("*.wandb"))
@@ -104,6 +106,7 @@ def test_wandb_is_given_the_front_as_an_artifact_and_no_place_of_this_machine(fi
     assert str(Path.home()).encode() + b"/" not in content
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_left_alone_and_goes_on_when_more_trials_are_asked_for(
     base: Path, finished
 ) -> None:
@@ -151,6 +154,7 @@ def test_stopped_in_a_trial_it_goes_on_with_the_same_values_and_ends_as_it_would
     ]
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_fails_and_the_others_go_on(base: Path, tmp_path: Path) -> None:
     rates = [f"sweep.parameters.learning_rate.{end}" for end in ("low=1e29", "high=1e30")]
     result = sweep(base, tmp_path, *rates, "sweep.n_trials=1", "trainer.max_steps=3")

@@ -102,6 +102,7 @@ def test_checkpointed_blocks_are_recomputed_and_give_the_same_gradients(
     assert len(ran) == 4  # and not afterwards
 
 
+@pytest.mark.slow
 def test_compiled_blocks_give_the_same_gradients(
     task: TokenEditTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

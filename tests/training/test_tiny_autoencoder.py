@@ -63,7 +63,7 @@ def task() -> AutoencoderTask:
     return made
 
 
-@pytest.mark.parametrize("stopped_at", [1, 5])
+@pytest.mark.parametrize("stopped_at", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_stopped_anywhere_and_started_again_it_ends_with_the_same_bytes(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:

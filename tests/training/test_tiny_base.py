@@ -106,6 +106,7 @@ def test_stopped_in_the_middle_and_started_again_it_ends_with_the_same_bytes(
     assert {"outside/ssim", "outside/psnr"} <= set(facts)
 
 
+@pytest.mark.slow
 def test_plain_diffusers_loads_the_folder_in_fp32_and_edits(finished: Path) -> None:
     from diffusers import StableDiffusionInstructPix2PixPipeline
     from safetensors.torch import load_file
@@ -129,6 +130,7 @@ def test_plain_diffusers_loads_the_folder_in_fp32_and_edits(finished: Path) -> N
     assert np.isfinite(edited.images).all()
 
 
+@pytest.mark.slow
 def test_the_average_is_exported_and_not_the_last_weights(finished: Path) -> None:
     from safetensors.torch import load_file
 
@@ -318,6 +320,7 @@ def test_variants_share_all_that_is_public(task: TinyBaseTask) -> None:
     assert unchanged.any()
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_the_weights_of_another(
     finished: Path, autoencoder: Path, tmp_path: Path
 ) -> None:
@@ -353,6 +356,7 @@ def test_a_missing_autoencoder_is_told(tmp_path: Path) -> None:
         train(tmp_path, "run", tmp_path)
 
 
+@pytest.mark.slow
 def test_the_autoencoder_counts_by_what_it_holds(finished: Path) -> None:
     keys = json.loads((finished / "run.json").read_text())["keys"]
     assert len(keys["task.autoencoder"]) == 16

@@ -147,7 +147,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=[pytest.mark.slow] if k.endswith("_full") else []) for k in KINDS],
+    [pytest.param(k, marks=[] if k == "cosxl" else [pytest.mark.slow]) for k in KINDS],
 )
 def test_it_learns_and_plain_diffusers_edits_as_it_does(
     kind: str, bases: dict[str, Path], tmp_path: Path
@@ -286,6 +286,7 @@ def test_train_py_writes_an_adapter_that_plain_diffusers_loads_on_the_single_fil
     assert np.abs(edited() - before).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("choice", "side"), [("sdxl_ip2p", 768), ("cosxl", 1024)])
 def test_the_planned_model_is_of_the_published_size(choice: str, side: int) -> None:
     config = load("train", [f"editor={choice}"])
