@@ -34,6 +34,7 @@ def test_a_server_that_ignores_the_schema_leaves_every_row_to_review_and_none_sa
     assert not any(row.public_caption or row.edit_instruction for row in rows)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_one_line(tmp_path):
     finished = run_script(
         "generate_triplets",

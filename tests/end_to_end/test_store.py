@@ -103,10 +103,10 @@ def test_children_end_with_their_parent(tmp_path):
 @pytest.mark.parametrize(
     ("first", "second", "told"),
     [
-        ("engine.shard=null", "engine.shard=null", "another process"),
         *(
             pytest.param(f"engine.shard={first}", second, told, marks=pytest.mark.slow)
             for first, second, told in (
+                ("null", "engine.shard=null", "another process"),
                 ("null", "engine.shard=0/2", "another process that works on it alone"),
                 ("0/2", "engine.shard=null", "another process (shard 0/2)"),
                 ("0/2", "engine.shard=0/2", "another process (shard 0/2)"),
@@ -155,10 +155,8 @@ def test_other_units_or_another_data_set_are_refused_not_mixed(tmp_path):
     assert "engine.unit_size=2, not 3" in other_size.stderr
 
 
-@pytest.mark.parametrize(
-    "where",
-    [*(pytest.param(w, marks=pytest.mark.slow) for w in ("triplets", "regions")), "private"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["triplets", "regions", "private"])
 def test_a_damaged_part_is_named_and_redone_once_it_is_deleted(copied, quiet, where):
     share = next((quiet / "private/generate_triplets").glob("run-*")).name
     folder = {"private": copied / "private/generate_triplets" / share / "private"}.get(

@@ -63,7 +63,8 @@ def task() -> AutoencoderTask:
     return made
 
 
-@pytest.mark.parametrize("stopped_at", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_at", [1, 5])
 def test_stopped_anywhere_and_started_again_it_ends_with_the_same_bytes(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:
@@ -82,6 +83,7 @@ def test_stopped_anywhere_and_started_again_it_ends_with_the_same_bytes(
     assert set(facts[0]) == {"psnr", "psnr_private", "ssim"}
 
 
+@pytest.mark.slow
 def test_the_export_is_normalized_on_scenes_and_half_precision(
     finished: Path, task: AutoencoderTask
 ) -> None:
@@ -140,6 +142,7 @@ def test_every_visit_draws_another_scene_and_none_is_held_out(task: AutoencoderT
     assert not training & held_out
 
 
+@pytest.mark.slow
 def test_weights_that_overflow_fp16_are_not_exported(tmp_path: Path) -> None:
     config = load("train", SHORT)
     assert isinstance(config, Train)

@@ -326,6 +326,7 @@ def test_v_prediction_trains_where_the_base_predicts_it(world: World, tmp_path: 
     assert train(world, tmp_path / "run", *SHORT, *choices).status is ExitStatus.DONE
 
 
+@pytest.mark.slow
 def test_wandb_keeps_its_run_inside_the_run_folder(world: World, tmp_path: Path) -> None:
     train(world, tmp_path / "run", *SHORT, "logger=wandb")
     state = read_run(tmp_path / "run")
