@@ -57,8 +57,8 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Test files side by side, each on one thread: twice as fast as one after another on two. Not those
-# with the fewest tests last, which are the longest.
+# Test files side by side, each on one thread: twice as fast as one after another on two. In the
+# order of their names: xdist would begin files with few tests last, and those have the longest.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
 

@@ -33,8 +33,8 @@ RUNS = Path("outputs") / "claims"  # and in it a folder per digest: nothing stal
 SEEDS = (0, 1, 2)
 VIEWS = ("full", "blur", "blank")
 BRANCHES = ("none", "gated")
-ANEW = ("dataset.size=500", "dataset.seed=1")
-HELD_OUT = (*ANEW, "editor.precision=auto")
+HELD_OUT = ("dataset.size=500", "dataset.seed=1")
+AUTO = "editor.precision=auto"
 FIGURES = (
     *("followed", "followed_hair_color", "followed_hair_style", "followed_skin"),
     *("followed_clothing", "followed_glasses", "leaked", "leaked_glasses", "leaked_letters"),
@@ -185,7 +185,7 @@ def _retrainings() -> list[Command]:
 def _retrained() -> list[Command]:
     weights = _retrainings()[-1].output / "pipeline"
     name = f"{digest(_RETRAINED)}/retraining"
-    return [_measure(name, [], f"editor.weights={weights}", *ANEW)]
+    return [_measure(name, [], f"editor.weights={weights}", *HELD_OUT)]
 
 
 def _base_bars(measured: Mapping[str, Rows]) -> list[Bar]:
@@ -249,7 +249,7 @@ def _retraining_bars(measured: Mapping[str, Rows]) -> list[Bar]:
 def _finetuned(world: str) -> Claim:
     return Claim(
         lambda: _finetunings(world),
-        lambda: [_measure(world, _finetunings(world), f"dataset.world={world}", *HELD_OUT)],
+        lambda: [_measure(world, _finetunings(world), f"dataset.world={world}", *HELD_OUT, AUTO)],
         lambda measured: _finetune_bars(world, measured) if world != "base" else [],
         _FINE_TUNED,
     )
@@ -258,7 +258,7 @@ def _finetuned(world: str) -> Claim:
 CLAIMS: Mapping[str, Claim] = {
     "base": Claim(
         list,
-        lambda: [_measure("base", [], *ANEW)],
+        lambda: [_measure("base", [], *HELD_OUT)],
         _base_bars,
         _RESTS_ON,
     ),
@@ -267,7 +267,7 @@ CLAIMS: Mapping[str, Claim] = {
     "unshifted": _finetuned("base"),
     "sources": Claim(
         _views,
-        lambda: [_measure("sources", _views(), *HELD_OUT)],
+        lambda: [_measure("sources", _views(), *HELD_OUT, AUTO)],
         lambda _: [],
         _FINE_TUNED,
     ),
@@ -287,8 +287,9 @@ def digest(patterns: Iterable[str]) -> str:
 
 def run(names: Sequence[str]) -> None:
     """Run the claims and write their results."""
-    for command in (command for name in names for command in CLAIMS[name].chain()):
-        command.run()
+    for name in names:
+        for command in CLAIMS[name].chain():
+            command.run()
     with ThreadPoolExecutor(CORES) as pool:
         for stage in ("trainings", "measurements"):
             commands = [command for n in names for command in getattr(CLAIMS[n], stage)()]
