@@ -1,7 +1,8 @@
 """Any command as an editor: what it is given, what comes back, and what its faults lead to."""
 
+import os
+import select
 import sys
-from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
@@ -109,17 +110,32 @@ def test_a_command_that_fails_is_told_without_what_it_printed(external, caplog, 
     assert not any(name in caplog.text + said.out + said.err for name in ("Anna", "Weber"))
 
 
+def ended(pid: int) -> bool:
+    """Whether the process ends: a signal was sent before, but is not answered at once."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([process], [], [], 10)[0])
+    finally:
+        os.close(process)
+
+
 def test_a_command_that_hangs_is_ended_with_its_children(external, tmp_path):
+    told = tmp_path / "child"
     body = f"""
         import subprocess
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        Path({str(tmp_path / "child")!r}).write_text(str(child.pid))
+        Path({str(told)!r}).write_text(str(child.pid))
         child.wait()
     """
-    with pytest.raises(ItemError, match="too long"):
-        external(body, timeout=1.5).edit([request(1)])
-    state = Path(f"/proc/{(tmp_path / 'child').read_text()}/stat")
-    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    for timeout in (1.5, 6, 24):  # a busy machine may not have come to the child
+        with pytest.raises(ItemError, match="too long"):
+            external(body, timeout=timeout).edit([request(1)])
+        if told.exists() and told.read_text():
+            break
+    assert ended(int(told.read_text()))
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
